@@ -1,0 +1,34 @@
+# One target per chore; every target sets up what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=24'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: .venv/.ready ## an agent explores this directory and reports
+	$(BIN)/wake run "Explore this repository and report what it is." --agent explorer --workspace .
+
+test: .venv/.ready ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.ready ## mypy, strict
+	$(BIN)/mypy
+
+bench: .venv/.ready ## every benchmark, next to its floor
+	$(BIN)/python -m benchmarks.steps
+	$(BIN)/python -m benchmarks.load
+
+clean: ## throw the environment and caches away
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What happened: the language, the rules and the log of executions."""

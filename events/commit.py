@@ -1,0 +1,118 @@
+"""A commit: the events of one decision, one message of the log, atomic.
+
+On the wire it is one JSON object whose last member is ``chain``:
+BLAKE2b-256 over the previous chain value, the execution's key and the body
+without ``chain``. So the bytes that were hashed are the bytes that are
+stored, and cutting, reordering or editing a history shows (``wake verify``).
+"""
+
+from datetime import datetime
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgspec
+
+from events.catalog import AnyEvent, Event
+from events.errors import Corrupt, UnknownEvent
+from events.names import Key, Route
+
+GENESIS = "0" * 64
+"""The chain value before the first commit."""
+
+_SEAL = b',"chain":"'
+_SEAL_LENGTH = len(_SEAL) + 64 + len(b'"}')
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The events of one decision.
+
+    ``version`` counts commits of one history from 1. ``at`` is the time that
+    the decision was given, ``by`` who caused it, ``cause`` the id of the
+    command or trigger, if one did.
+    """
+
+    version: int
+    id: str
+    at: datetime
+    by: str
+    events: tuple[AnyEvent, ...]
+    cause: str | None = None
+    chain: str = ""
+
+
+class Recorded(NamedTuple):
+    """A commit and where it stands in the log."""
+
+    position: int
+    key: Key
+    route: Route
+    commit: Commit
+    body: bytes
+    """The commit as it was stored, byte for byte."""
+
+
+class _Head(msgspec.Struct):
+    events: list[msgspec.Raw]
+
+
+class _Tag(msgspec.Struct):
+    type: str
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Commit)
+_head_decoder = msgspec.json.Decoder(_Head)
+_tag_decoder = msgspec.json.Decoder(_Tag)
+_KNOWN = frozenset(str(info.__struct_config__.tag) for info in Event.__subclasses__())
+
+
+def seal(commit: Commit, key: Key, previous: str) -> tuple[Commit, bytes]:
+    """Chain a commit to its predecessor; returns it and its body."""
+    bare = _encoder.encode(commit)
+    chain = _link(previous, key, bare)
+    body = bare[:-1] + _SEAL + chain.encode() + b'"}'
+    return msgspec.structs.replace(commit, chain=chain), body
+
+
+def unseal(body: bytes, key: Key) -> Commit:
+    """Decode a body; raises UnknownEvent or Corrupt. ``check`` proves the chain."""
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise _explain(body, key, error) from error
+
+
+def check(recorded: Recorded, previous: str) -> None:
+    """Raise Corrupt unless the stored bytes follow ``previous``."""
+    body, commit = recorded.body, recorded.commit
+    bare = body[:-_SEAL_LENGTH] + b"}"
+    sealed = body[-_SEAL_LENGTH:].startswith(_SEAL)
+    if sealed and _link(previous, recorded.key, bare) == commit.chain:
+        return
+    raise Corrupt(
+        f"history of {recorded.key} is broken at version {commit.version} "
+        f"(position {recorded.position}): the stored commit does not follow its "
+        "predecessor; restore EVENTS from a backup"
+    )
+
+
+def _link(previous: str, key: Key, bare: bytes) -> str:
+    name = f"{previous}\n{key.user}\n{key.execution}\n".encode()
+    return blake2b(name + bare, digest_size=32).hexdigest()
+
+
+def _explain(body: bytes, key: Key, error: Exception) -> UnknownEvent | Corrupt:
+    """Tell a newer version's event from damaged bytes."""
+    try:
+        tags = [
+            _tag_decoder.decode(raw).type for raw in _head_decoder.decode(body).events
+        ]
+    except (msgspec.DecodeError, UnicodeError):
+        return Corrupt(f"history of {key} has a commit that is no JSON: {error}")
+    unknown = [tag for tag in tags if tag not in _KNOWN]
+    if unknown:
+        return UnknownEvent(
+            f"history of {key} has the event {unknown[0]!r}, which this version of "
+            "wakestream does not know: upgrade wakestream"
+        )
+    return Corrupt(f"history of {key} has a commit that cannot be read: {error}")

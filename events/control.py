@@ -1,0 +1,75 @@
+"""The tools that the core itself answers: they park the execution.
+
+A runner never runs them; the decision that records the model's reply turns
+them into events.
+"""
+
+from hashlib import blake2b
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from events.errors import ToolFailed
+from events.messages import ToolCall
+
+Text = Annotated[str, Meta(min_length=1, max_length=16_384)]
+
+
+class AskUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask the user a question and wait for the answer."""
+
+    question: Text
+    schema: dict[str, Any] | None = None
+
+
+class AwaitEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Wait until an event of this type arrives, at most ``within`` seconds."""
+
+    event_type: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")]
+    where: dict[str, Any] = {}
+    within: Annotated[float, Meta(gt=0, le=31_536_000)] | None = None
+
+
+class SpawnAgent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Let another agent do a part of the work and wait for its summary."""
+
+    agent: Text
+    prompt: Text
+
+
+CONTROL: dict[str, type[AskUser | AwaitEvent | SpawnAgent]] = {
+    "ask_user": AskUser,
+    "await_event": AwaitEvent,
+    "spawn_agent": SpawnAgent,
+}
+
+
+def parse(name: str, arguments: str) -> AskUser | AwaitEvent | SpawnAgent:
+    """Decode a control tool's arguments; raises ToolFailed with what is wrong."""
+    try:
+        return msgspec.json.decode(arguments or "{}", type=CONTROL[name])
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ToolFailed(f"invalid arguments for {name}: {error}") from error
+
+
+def unique(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+    """Give every call of one reply an id of its own; models repeat or omit them."""
+    seen: set[str] = set()
+    result = []
+    for number, call in enumerate(calls, 1):
+        fresh = call.id if call.id and call.id not in seen else f"{call.id}#{number}"
+        seen.add(fresh)
+        result.append(msgspec.structs.replace(call, id=fresh))
+    return tuple(result)
+
+
+def child_id(user: str, execution: str, step: int, call_id: str) -> str:
+    """Name a subagent: the same call gives the same child however often it is made."""
+    name = f"{user}/{execution}/{step}/{call_id}"
+    return blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def digest(name: str, arguments: str) -> str:
+    """What an approval is bound to: this tool with these arguments."""
+    return blake2b(f"{name}\n{arguments}".encode(), digest_size=16).hexdigest()

@@ -1,0 +1,104 @@
+"""What may be decided about an execution from outside a runner.
+
+Deciding looks at ``state``, may refuse, and triggers events; asking twice
+triggers nothing. What people may ask for (pause, cancel, …) stands in
+``commands.py``, what a runner decides in ``running.py``.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from eventsourcing.dcb.domain import Selector, Slice
+
+from events import catalog as e
+from events.commit import GENESIS
+from events.errors import NotAllowedNow
+from events.messages import Usage
+from events.names import Key, history_filter
+from events.state import State
+
+
+class Deciding(Slice[e.Event]):
+    """An execution's state, and the decisions of lifecycle and reactor.
+
+    ``now`` is the time of the decision being made; nothing here looks at a clock.
+    """
+
+    def __init__(self, key: Key) -> None:
+        """Start with nothing: version 0."""
+        self.key = key
+        self.state = State(user=key.user, id=key.execution, chain=GENESIS)
+        self.now = datetime.min.replace(tzinfo=UTC)
+
+    def consistency_boundary(self) -> Selector:
+        """All commits of this execution, whatever their route."""
+        return Selector(tags=[history_filter(self.key)])
+
+    def create(self, created: e.Created) -> None:
+        """Begin; whoever asks again finds it already so."""
+        if self.state.version == 0:
+            self.trigger_event(lambda: created)
+
+    def abandon(self) -> None:
+        """Close what was admitted and never created."""
+        if self.state.version == 0:
+            self.trigger_event(e.StartAbandoned)
+
+    def come_due(self) -> None:
+        """Let a start that was scheduled begin."""
+        if self.state.scheduled_for and not self.state.final:
+            self.trigger_event(e.EventReceived, event_type="schedule")
+
+    def receive(
+        self, event_type: str, payload: Any, trigger: str, *, timed_out: bool = False
+    ) -> None:
+        """Wake from a wait; a second one finds nothing that waits."""
+        awaited = self.state.awaited
+        if self.state.final or awaited is None or awaited.event_type != event_type:
+            return
+        self.trigger_event(
+            e.EventReceived,
+            event_type=event_type,
+            payload=payload,
+            trigger=trigger,
+            timed_out=timed_out,
+        )
+
+    def expire_request(self, request: str) -> None:
+        """Let the deadline of a request answer it, unless a person did."""
+        asked = self.state.request
+        if asked and asked.request == request and not self.state.final:
+            self.trigger_event(e.InputReceived, request=request, timed_out=True)
+
+    def finish_child(
+        self,
+        child: str,
+        status: str,
+        summary: str,
+        *,
+        usage: Usage,
+        cost: float | None,
+    ) -> None:
+        """Hear of a subagent's end; lawful at any time before the own end."""
+        known = self.state.children.get(child)
+        if self.state.final or known is None or known.status != "running":
+            return
+        self.trigger_event(
+            e.ChildFinished,
+            child=child,
+            status=status,
+            summary=summary,
+            usage=usage,
+            cost=cost,
+        )
+
+    def fork(self, forked: e.Forked) -> None:
+        """Part from the history that was copied before this."""
+        self.trigger_event(lambda: forked)
+
+    def purge(self, reason: str) -> None:
+        """Say that this history is about to be deleted; only after its end."""
+        if not self.state.final:
+            raise NotAllowedNow(f"{self.key} is {self.state.status}: end it first")
+        if not self.state.purged:
+            self.trigger_event(e.Purged, reason=reason)

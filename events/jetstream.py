@@ -1,0 +1,256 @@
+"""The log on NATS JetStream: one stream, one message per commit.
+
+Reads ask for literal subjects only, one batched direct get per route, all in
+flight at once: a wildcard costs ten times as much (``docs/adr/0002``).
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from events.commit import Recorded, unseal
+from events.errors import OutcomeUnknown, ServerUnsuitable, TooLarge, Unavailable
+from events.journal import Journal, WrongPosition
+from events.names import (
+    EVENTS,
+    EVENTS_ALL,
+    EXPECTED_POSITION,
+    EXPECTED_SUBJECT,
+    FEED_ALL,
+    FEED_FINISHED,
+    FEED_SIGNALS,
+    MAX_MESSAGE,
+    ROUTES,
+    Key,
+    Route,
+    commit_subject,
+    history_filter,
+    lane_consumer,
+    lane_filter,
+    split_subject,
+)
+from events.pull import Feed, JetStreamQueue, heard_from
+from events.spec import Lane
+from events.wire import ANSWER, ApiError, Wire, raise_problem, status
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+TRY = 2.0
+"""Seconds one try of an append waits for its ack."""
+
+WRONG_LAST_SEQUENCE = 10071
+NOT_FOUND = 10037
+NAME_IN_USE = 10058
+NO_JETSTREAM = (10039, 10076)
+
+BATCH = 1_000
+"""Commits one direct get asks for."""
+
+_stream: dict[str, Any] = {
+    "name": EVENTS,
+    "description": "wakestream: every commit of every execution",
+    "subjects": [EVENTS_ALL],
+    "retention": "limits",
+    "storage": "file",
+    "discard": "new",
+    "max_msg_size": MAX_MESSAGE,
+    "duplicate_window": int(100e6),
+    "allow_direct": True,
+    "deny_purge": True,
+    "republish": {"src": EVENTS_ALL, "dest": FEED_ALL},
+}
+
+
+class _Ack(msgspec.Struct):
+    seq: int = 0
+
+
+class _Stored(msgspec.Struct):
+    subject: str
+    seq: int
+    data: str = ""
+
+
+class _Found(msgspec.Struct):
+    message: _Stored
+
+
+_ack = msgspec.json.Decoder(_Ack)
+_found = msgspec.json.Decoder(_Found)
+
+
+class JetStreamJournal(Journal):
+    """The log of one account of a nats-server or cluster."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+
+    @classmethod
+    async def open(cls, wire: Wire, *, replicas: int = 1) -> Self:
+        """Provision the stream; asking again is fine. Raises ServerUnsuitable."""
+        config = {**_stream, "num_replicas": replicas}
+        try:
+            await wire.api(f"STREAM.CREATE.{EVENTS}", config)
+        except ApiError as error:
+            if error.number != NAME_IN_USE:
+                raise _unsuitable(error) from error
+            await wire.api(f"STREAM.UPDATE.{EVENTS}", config)
+        except OutcomeUnknown as error:
+            raise ServerUnsuitable(
+                "this nats-server has no JetStream for this user: start it with "
+                "jetstream enabled (see nats.conf)"
+            ) from error
+        return cls(wire)
+
+    async def _publish(self, new: Recorded, after: int) -> int:
+        headers = {
+            EXPECTED_POSITION: str(after),
+            EXPECTED_SUBJECT: history_filter(new.key),
+        }
+        answer = await self.wire.request(
+            commit_subject(new.key, new.route), new.body, headers=headers, wait=TRY
+        )
+        try:
+            raise_problem(answer.data)
+        except ApiError as error:
+            raise _append_error(error) from error
+        return _ack.decode(answer.data).seq
+
+    async def _following(self, key: Key, after: int) -> Recorded | None:
+        return await self._get({"seq": after + 1, "next_by_subj": history_filter(key)})
+
+    async def tip(self, key: Key) -> int:
+        """Return the last position of ``key`` as the leader knows it."""
+        last = await self._get({"last_by_subj": history_filter(key)})
+        return last.position if last else 0
+
+    async def _get(self, query: dict[str, Any]) -> Recorded | None:
+        """Ask the leader for one commit."""
+        try:
+            answer = await self.wire.api(f"STREAM.MSG.GET.{EVENTS}", query)
+        except ApiError as error:
+            if error.number == NOT_FOUND:
+                return None
+            raise OutcomeUnknown(str(error)) from error
+        stored = _found.decode(answer).message
+        key, route = split_subject(stored.subject)
+        body = msgspec.json.decode(b'"' + stored.data.encode() + b'"', type=bytes)
+        return Recorded(stored.seq, key, route, unseal(body, key), body)
+
+    async def _read(self, key: Key) -> list[Recorded]:
+        async with asyncio.TaskGroup() as group:
+            routes = [group.create_task(self._read_route(key, r)) for r in ROUTES]
+        return [recorded for route in routes for recorded in route.result()]
+
+    async def _read_route(self, key: Key, route: Route) -> list[Recorded]:
+        subject = commit_subject(key, route)
+        commits: list[Recorded] = []
+        while True:
+            start = commits[-1].position + 1 if commits else 1
+            query = {"seq": start, "next_by_subj": subject, "batch": BATCH}
+            batch = await self._batch(msgspec.json.encode(query))
+            for message in batch:
+                position = int((message.headers or {})["Nats-Sequence"])
+                commit = unseal(message.data, key)
+                commits.append(Recorded(position, key, route, commit, message.data))
+            if len(batch) < BATCH:
+                return commits
+
+    async def _batch(self, query: bytes) -> "list[Msg]":
+        """Collect the parts of a batched direct get."""
+        parts: list[Msg] = []
+        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def take(message: "Msg") -> None:
+            what = status(message)
+            if what is None:
+                parts.append(message)
+            elif not done.done():
+                done.set_result(what)
+
+        reply = self.wire.open(take)
+        try:
+            async with asyncio.timeout(ANSWER):
+                await self.wire.send(f"$JS.API.DIRECT.GET.{EVENTS}", query, reply=reply)
+                what = await done
+        except (TimeoutError, OutcomeUnknown) as error:
+            raise Unavailable("the log cannot be read now") from error
+        finally:
+            self.wire.shut(reply)
+        if what not in ("204", "404"):
+            raise Unavailable(f"the log cannot be read now (status {what})")
+        return parts
+
+    async def follow(
+        self, *, after: int = 0, key: Key | None = None, live: bool = True
+    ) -> AsyncGenerator[Sequence[Recorded], None]:
+        """Yield every commit beyond ``after``, in order, in runs."""
+        end = None if live else await self._end(key)
+        async with aclosing(Feed(self.wire, key, after).runs(end)) as runs:
+            async for run in runs:
+                yield run
+
+    async def _end(self, key: Key | None) -> int:
+        """Return the position of the last commit there is now."""
+        subject = history_filter(key) if key else EVENTS_ALL
+        last = await self._get({"last_by_subj": subject})
+        return last.position if last else 0
+
+    async def work(
+        self, lane: Lane, *, lease: float = 30.0, key: Key | None = None
+    ) -> JetStreamQueue:
+        """Open the work of a lane: a durable consumer that all its runners share."""
+        name = lane_consumer(lane, key)
+        config = {
+            "durable_name": name,
+            "filter_subject": lane_filter(lane, key),
+            "ack_policy": "explicit",
+            "ack_wait": int(lease * 1e9),
+            "max_ack_pending": -1,  # the default stalls the whole fleet at 1,000
+            "max_deliver": -1,  # who gives up is decided by the execution's limits
+        }
+        try:
+            await self.wire.api(
+                f"CONSUMER.CREATE.{EVENTS}.{name}.{config['filter_subject']}",
+                {"stream_name": EVENTS, "config": config},
+            )
+        except (ApiError, OutcomeUnknown) as error:
+            raise Unavailable(f"cannot open the lane {lane}: {error}") from error
+        return JetStreamQueue(self.wire, name, lease)
+
+    @asynccontextmanager
+    async def hear(self, heard: Callable[[Recorded], None]) -> AsyncIterator[None]:
+        """Call ``heard`` with each signal and each end as it is appended."""
+
+        subscriptions = [
+            await self.wire.subscribe(subject, partial(heard_from, heard=heard))
+            for subject in (FEED_SIGNALS, FEED_FINISHED)
+        ]
+        try:
+            yield
+        finally:
+            for subscription in subscriptions:
+                await self.wire.unsubscribe(subscription)
+
+
+def _append_error(error: ApiError) -> Exception:
+    """Tell a lost race from a refusal, and both from not knowing."""
+    if error.number == WRONG_LAST_SEQUENCE:
+        return WrongPosition(str(error))
+    if error.number == 10054:  # noqa: PLR2004 - message size exceeds maximum
+        return TooLarge(str(error))
+    return OutcomeUnknown(str(error))
+
+
+def _unsuitable(error: ApiError) -> ServerUnsuitable:
+    if error.number in NO_JETSTREAM:
+        return ServerUnsuitable(
+            "this nats-server has no JetStream for this user: start it with "
+            "jetstream enabled (see nats.conf)"
+        )
+    return ServerUnsuitable(f"this nats-server cannot hold the log: {error}")

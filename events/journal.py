@@ -1,0 +1,190 @@
+"""The port of the log: append, read, follow; and the work that it hands out.
+
+Two adapters stand behind it, ``memory.py`` and ``jetstream.py``; one test
+suite runs on both. What is the same for every log stands here: the
+unknown-outcome protocol of an append, and the check of what was read.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from events.commit import Recorded
+from events.errors import Conflict, Corrupt, OutcomeUnknown, TooLarge, WakeError
+from events.faults import crash_point
+from events.names import MAX_COMMIT, Key
+from events.spec import Lane
+
+PATIENCE = 30.0
+"""Seconds an append is retried: a lost leader costs 4 to 9, no setting less."""
+
+REREADS = 5
+"""How often a history with a gap is read again: a commit may land between reads."""
+
+
+class WrongPosition(WakeError):
+    """The expected position was not the last one when the log looked."""
+
+
+class Work(ABC):
+    """A commit that a runner has to act upon, leased to whoever fetched it."""
+
+    recorded: Recorded
+    deliveries: int
+
+    @abstractmethod
+    async def renew(self) -> None:
+        """Hold the lease for another term; raises Unavailable if not confirmed."""
+
+    @abstractmethod
+    async def done(self) -> None:
+        """Never hand it out again; raises Unavailable if not confirmed."""
+
+    @abstractmethod
+    async def give_back(self, delay: float = 0.0) -> None:
+        """Let another runner have it, after ``delay`` seconds."""
+
+
+class WorkQueue(ABC):
+    """The work of one lane; several runners may fetch from it.
+
+    ``lease``: seconds after which unsettled work is handed out again.
+    """
+
+    lease: float
+
+    @abstractmethod
+    async def fetch(self, limit: int, wait: float) -> list[Work]:
+        """Lease up to ``limit`` works; none only after ``wait`` seconds (≤ 5)."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop asking and give back what arrived unasked."""
+
+
+class Journal(ABC):
+    """The log of all executions; ``patience`` bounds an append, in seconds."""
+
+    patience: float = PATIENCE
+
+    async def append(self, new: Recorded, *, after: int) -> Recorded:
+        """Store a commit if ``after`` is still the last position of its history.
+
+        Whatever the log answers or fails to answer, this finds out whether the
+        commit was stored, and stores it once. Returns it with its position.
+        Raises Conflict if another commit follows ``after``, TooLarge, and
+        OutcomeUnknown when the log stayed silent until the deadline.
+        """
+        _check_size(new)
+        crash_point("append.before")
+        stored = await self._settle(new, after)
+        crash_point("append.after")
+        return stored
+
+    async def _settle(self, new: Recorded, after: int) -> Recorded:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.patience
+        pause = 0.05
+        while True:
+            try:
+                return new._replace(position=await self._publish(new, after))
+            except WrongPosition:
+                if found := await self._look(new, after):
+                    return found
+            except OutcomeUnknown:
+                if loop.time() > deadline:
+                    raise
+            if loop.time() > deadline:
+                raise OutcomeUnknown(f"the log did not store {new.key} in time")
+            await asyncio.sleep(pause)
+            pause = min(1.0, pause * 2)
+
+    async def _look(self, new: Recorded, after: int) -> Recorded | None:
+        """Return the stored commit if it is ours, None if nothing follows ``after``."""
+        try:
+            found = await self._following(new.key, after)
+        except OutcomeUnknown:
+            return None
+        if found is None or found.commit.id == new.commit.id:
+            return found
+        raise Conflict(
+            f"{new.key}: version {found.commit.version} was appended first, "
+            f"by {found.commit.by}"
+        )
+
+    async def read(self, key: Key, *, at_least: int = 0) -> list[Recorded]:
+        """Load a whole history, oldest first; empty if there is none.
+
+        ``at_least``: a position that is known to be in it. Raises Corrupt if
+        versions are missing and stay missing.
+        """
+        history: list[Recorded] = []
+        for attempt in range(REREADS):
+            await asyncio.sleep(0.02 * attempt)
+            history = sorted(await self._read(key), key=lambda r: r.commit.version)
+            tip = history[-1].position if history else 0
+            if tip >= at_least and _contiguous(history):
+                return history
+        raise Corrupt(
+            f"history of {key} is incomplete: versions "
+            f"{_missing(history)} are missing; restore EVENTS from a backup"
+        )
+
+    # ── what an adapter provides ─────────────────────────────────────────────
+
+    @abstractmethod
+    async def _publish(self, new: Recorded, after: int) -> int:
+        """Store it and return its position; raise WrongPosition or OutcomeUnknown."""
+
+    @abstractmethod
+    async def _following(self, key: Key, after: int) -> Recorded | None:
+        """Return the first commit of ``key`` beyond ``after``, never a stale answer."""
+
+    @abstractmethod
+    async def _read(self, key: Key) -> list[Recorded]:
+        """Return the commits of ``key``, in any order; may miss the newest."""
+
+    @abstractmethod
+    async def tip(self, key: Key) -> int:
+        """Return the last position of ``key`` (0: none), never a stale answer."""
+
+    @abstractmethod
+    def follow(
+        self, *, after: int = 0, key: Key | None = None, live: bool = True
+    ) -> AsyncGenerator[Sequence[Recorded], None]:
+        """Yield every commit beyond ``after``, in order, none twice, in runs.
+
+        ``live=False`` ends at what was the end of the log when it began. Close
+        it (``contextlib.aclosing``) when done.
+        """
+
+    @abstractmethod
+    async def work(
+        self, lane: Lane, *, lease: float = 30.0, key: Key | None = None
+    ) -> WorkQueue:
+        """Open the work of a lane, or only that of one execution."""
+
+    @abstractmethod
+    def hear(
+        self, heard: Callable[[Recorded], None]
+    ) -> AbstractAsyncContextManager[None]:
+        """Call ``heard`` with each signal and each end, as appended; best effort."""
+
+
+def _check_size(new: Recorded) -> None:
+    if len(new.body) > MAX_COMMIT:
+        raise TooLarge(
+            f"{new.key}: a commit of {len(new.body):,} bytes is larger than "
+            f"{MAX_COMMIT:,}"
+        )
+
+
+def _contiguous(history: Sequence[Recorded]) -> bool:
+    return all(r.commit.version == n for n, r in enumerate(history, 1))
+
+
+def _missing(history: Sequence[Recorded]) -> str:
+    there = {r.commit.version for r in history}
+    missing = sorted(set(range(1, max(there, default=0) + 2)) - there)
+    return ", ".join(map(str, missing[:5]))

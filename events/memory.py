@@ -1,0 +1,183 @@
+"""The log in memory: for tests, simulations and trying things out.
+
+The same contract as the JetStream adapter, proven by the same tests. Time is
+a clock that is given: leases run out when it says so.
+"""
+
+import asyncio
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from events.commit import Recorded, unseal
+from events.journal import Journal, Work, WorkQueue, WrongPosition
+from events.names import LANES, Key
+from events.spec import Lane
+
+Clock = Callable[[], float]
+
+
+class MemoryJournal(Journal):
+    """Everything in one list; ``clock`` gives seconds that never go back."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self.clock = clock
+        self._log: list[Recorded] = []
+        self._histories: dict[Key, list[Recorded]] = defaultdict(list)
+        self._grown = asyncio.Condition()
+        self._listeners: list[Callable[[Recorded], None]] = []
+        self._leases: dict[tuple[Lane, Key | None], _Leases] = {}
+
+    async def _publish(self, new: Recorded, after: int) -> int:
+        if await self.tip(new.key) != after:
+            raise WrongPosition
+        stored = new._replace(
+            position=len(self._log) + 1, commit=unseal(new.body, new.key)
+        )
+        self._log.append(stored)
+        self._histories[new.key].append(stored)
+        await self.touch()
+        if stored.route in ("signal", "finished"):
+            for heard in list(self._listeners):
+                heard(stored)
+        return stored.position
+
+    async def touch(self) -> None:
+        """Let everyone who waits look again: the log or the clock went on."""
+        async with self._grown:
+            self._grown.notify_all()
+
+    async def _following(self, key: Key, after: int) -> Recorded | None:
+        history = self._histories.get(key, [])
+        return next((r for r in history if r.position > after), None)
+
+    async def _read(self, key: Key) -> list[Recorded]:
+        return list(self._histories.get(key, []))
+
+    async def tip(self, key: Key) -> int:
+        """Return the last position of ``key``; 0 if there is none."""
+        history = self._histories.get(key)
+        return history[-1].position if history else 0
+
+    async def follow(
+        self, *, after: int = 0, key: Key | None = None, live: bool = True
+    ) -> AsyncGenerator[Sequence[Recorded], None]:
+        """Yield every commit beyond ``after``, in order, in runs."""
+        end = len(self._log)
+        while live or after < end:
+            new = self._log[after : None if live else end]
+            after += len(new)
+            if run := [r for r in new if key in (None, r.key)]:
+                yield run
+            if live:
+                await self._beyond(after)
+
+    async def _beyond(self, position: int) -> None:
+        async with self._grown:
+            await self._grown.wait_for(lambda: len(self._log) > position)
+
+    async def work(
+        self, lane: Lane, *, lease: float = 30.0, key: Key | None = None
+    ) -> "MemoryWorkQueue":
+        """Open the work of a lane; everyone who does shares its leases."""
+        leases = self._leases.setdefault((lane, key), _Leases())
+        return MemoryWorkQueue(self, lane, key, leases, lease)
+
+    @asynccontextmanager
+    async def hear(self, heard: Callable[[Recorded], None]) -> AsyncIterator[None]:
+        """Call ``heard`` with each signal and each end as it is appended."""
+        self._listeners.append(heard)
+        try:
+            yield
+        finally:
+            self._listeners.remove(heard)
+
+    def lane(self, lane: Lane, key: Key | None, after: int) -> list[Recorded]:
+        """Return the work of a lane beyond a position."""
+        new = itertools.islice(self._log, after, None)
+        return [r for r in new if r.route == lane and key in (None, r.key)]
+
+    async def grown(self, wait: float) -> None:
+        """Return when the log or the clock went on, or after ``wait`` seconds."""
+        try:
+            async with asyncio.timeout(wait), self._grown:
+                await self._grown.wait()
+        except TimeoutError:
+            return
+
+
+@dataclass
+class _Lease:
+    recorded: Recorded
+    due: float
+    deliveries: int = 0
+
+
+class _Leases:
+    """Who holds what of one lane; as a durable consumer, it outlives its users."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.open: dict[int, _Lease] = {}
+
+
+class MemoryWorkQueue(WorkQueue):
+    """The work of one lane."""
+
+    def __init__(
+        self,
+        journal: MemoryJournal,
+        lane: Lane,
+        key: Key | None,
+        leases: _Leases,
+        lease: float,
+    ) -> None:
+        if lane not in LANES:
+            raise ValueError(lane)
+        self.journal, self.leases, self.lease = journal, leases, lease
+        self._lane, self._key = lane, key
+
+    async def fetch(self, limit: int, wait: float) -> list[Work]:
+        """Lease up to ``limit`` works."""
+        if works := self._take(limit):
+            return works
+        await self.journal.grown(min(wait, 5.0))
+        return self._take(limit)
+
+    def _take(self, limit: int) -> list[Work]:
+        leases, now = self.leases, self.journal.clock()
+        for recorded in self.journal.lane(self._lane, self._key, leases.seen):
+            leases.open[recorded.position] = _Lease(recorded, now)
+            leases.seen = recorded.position
+        due = [lease for lease in leases.open.values() if lease.due <= now][:limit]
+        for lease in due:
+            lease.due = now + self.lease
+            lease.deliveries += 1
+        return [MemoryWork(self, lease) for lease in due]
+
+    async def close(self) -> None:
+        """Nothing arrives unasked here."""
+
+
+class MemoryWork(Work):
+    """One leased work; like JetStream, it believes whoever speaks for it."""
+
+    def __init__(self, queue: MemoryWorkQueue, lease: _Lease) -> None:
+        self.recorded, self.deliveries = lease.recorded, lease.deliveries
+        self._queue, self._lease = queue, lease
+
+    async def renew(self) -> None:
+        """Hold the lease for another term."""
+        self._lease.due = self._queue.journal.clock() + self._queue.lease
+
+    async def done(self) -> None:
+        """Never hand it out again."""
+        self._queue.leases.open.pop(self.recorded.position, None)
+
+    async def give_back(self, delay: float = 0.0) -> None:
+        """Let another runner have it."""
+        self._lease.due = self._queue.journal.clock() + delay
+        await self._queue.journal.touch()

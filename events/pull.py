@@ -1,0 +1,283 @@
+"""Pulling from a JetStream consumer: how work is fetched and feeds are followed.
+
+Two kinds: ``JetStreamQueue`` leases work from a durable consumer, and
+``Feed`` follows the log through a consumer of its own that is thrown away
+when it falters. A feed counts what the consumer delivered; a number that is
+missing means loss, and it begins again after the last commit it passed on
+(nats-py's ordered consumer loses messages silently when it falls behind).
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from events.commit import Recorded, unseal
+from events.errors import OutcomeUnknown, Unavailable
+from events.journal import Work, WorkQueue
+from events.names import EVENTS, Key, history_filter, split_subject
+from events.wire import ApiError, Wire, status
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+MAX_WAIT = 5.0
+"""Seconds a fetch may last: across a restart of the server it hears nothing."""
+
+HEARTBEAT = 2.0
+"""Seconds between a server's signs of life while a feed has nothing new."""
+
+RUN = 500
+"""Commits a feed asks for at a time: bounds what waits in memory."""
+
+NO_CONSUMER = 10014
+CONSUMER_GONE = ("404", "408", "409")
+
+
+def delivery(message: "Msg") -> tuple[int, int, int]:
+    """Return times delivered, stream and consumer sequence (NATS ADR-15).
+
+    ``$JS.ACK.<stream>.<consumer>.<n>.<stream seq>.<consumer seq>.…``, with a
+    domain and an account before the stream in the newer form.
+    """
+    tokens = message.reply.split(".")
+    first = 4 if len(tokens) < 11 else 6  # noqa: PLR2004 - the two forms' lengths
+    times, position, number = map(int, tokens[first : first + 3])
+    return times, position, number
+
+
+def recorded_from(message: "Msg") -> Recorded:
+    """Read a delivered commit; the reply subject tells its position."""
+    key, route = split_subject(message.subject)
+    position = delivery(message)[1]
+    return Recorded(position, key, route, unseal(message.data, key), message.data)
+
+
+class JetStreamQueue(WorkQueue):
+    """The work of one lane, from a durable consumer.
+
+    What was asked for and has not arrived stays asked for: a cancelled request
+    would take work and let it lie until its lease runs out.
+    """
+
+    def __init__(self, wire: Wire, consumer: str, lease: float) -> None:
+        self.lease = lease
+        self._wire = wire
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS}.{consumer}"
+        self._arrived: deque[Msg] = deque()
+        self._stirred = asyncio.Event()
+        self._asked = 0
+        self._expires = 0.0
+        self._inbox: Subscription | None = None
+
+    async def fetch(self, limit: int, wait: float) -> list[Work]:
+        """Lease up to ``limit`` works."""
+        try:
+            async with asyncio.timeout(min(wait, MAX_WAIT)):
+                while not self._arrived:
+                    self._stirred.clear()
+                    await self._ask(limit)
+                    await self._stirred.wait()
+        except TimeoutError:
+            pass
+        count = min(limit, len(self._arrived))
+        return [
+            JetStreamWork(self._wire, self._arrived.popleft()) for _ in range(count)
+        ]
+
+    async def _ask(self, limit: int) -> None:
+        """Top up what was asked for to ``limit``."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._expires + 1.0:
+            self._asked = 0  # the server forgot it, or never heard of it
+        wanted = limit - self._asked
+        if wanted <= 0:
+            return
+        if self._inbox is None:
+            self._inbox = await self._wire.subscribe(None, self._take)
+        self._asked += wanted
+        self._expires = now + MAX_WAIT
+        body = {"batch": wanted, "expires": int(MAX_WAIT * 1e9)}
+        payload = msgspec.json.encode(body)
+        await self._wire.send(self._next, payload, reply=self._inbox.subject)
+
+    def _take(self, message: "Msg") -> None:
+        what = status(message)
+        if what is None:
+            self._asked = max(0, self._asked - 1)
+            self._arrived.append(message)
+        else:
+            self._asked = 0  # that request is over, whatever the reason
+        self._stirred.set()
+
+    async def close(self) -> None:
+        """Stop asking and give back what arrived unasked."""
+        if self._inbox is not None:
+            await self._wire.unsubscribe(self._inbox)
+        while self._arrived:
+            await JetStreamWork(self._wire, self._arrived.popleft()).give_back()
+
+
+class JetStreamWork(Work):
+    """One leased work message."""
+
+    def __init__(self, wire: Wire, message: "Msg") -> None:
+        self.recorded = recorded_from(message)
+        self.deliveries = delivery(message)[0]
+        self._wire, self._ack = wire, message.reply
+
+    async def renew(self) -> None:
+        """Hold the lease for another term."""
+        await self._settle(b"+WPI")
+
+    async def done(self) -> None:
+        """Never hand it out again."""
+        await self._settle(b"+ACK")
+
+    async def give_back(self, delay: float = 0.0) -> None:
+        """Let another runner have it, after ``delay`` seconds."""
+        body = msgspec.json.encode({"delay": int(delay * 1e9)})
+        await self._settle(b"-NAK " + body)
+
+    async def _settle(self, verb: bytes) -> None:
+        """Say it until the server confirms, once more if it stays silent."""
+        for last in (False, True):
+            try:
+                await self._wire.request(self._ack, verb, wait=2.0)
+            except OutcomeUnknown as error:
+                if last:
+                    raise Unavailable(f"work was not settled: {error}") from error
+            else:
+                return
+
+
+class Feed:
+    """Follows the log, or one history, from a position; see ``Journal.follow``."""
+
+    def __init__(self, wire: Wire, key: Key | None, after: int) -> None:
+        self._wire, self._after = wire, after
+        self._filter = history_filter(key) if key else "events.>"
+        self._arrived: list[Msg] = []
+        self._stirred = asyncio.Event()
+        self._expected = 1
+        self._asked = 0
+        self._broken = True
+        self._inbox: Subscription | None = None
+        self._consumer = ""
+
+    async def runs(self, end: int | None) -> AsyncGenerator[Sequence[Recorded], None]:
+        """Yield what is new; up to position ``end``, or for ever."""
+        try:
+            while end is None or self._after < end:
+                await self._ready()
+                run = [recorded_from(message) for message in self._drain()]
+                if end is not None:
+                    run = [r for r in run if r.position <= end]
+                if run:
+                    self._after = run[-1].position
+                    yield run
+        finally:
+            await self._drop()
+
+    async def _ready(self) -> None:
+        """Wait for something new; begin again if nothing is heard of the server."""
+        if self._broken:
+            await self._begin()
+        await self._ask()
+        try:
+            async with asyncio.timeout(HEARTBEAT * 2.5):
+                await self._stirred.wait()
+        except TimeoutError:
+            self._broken = True
+
+    def _drain(self) -> Sequence["Msg"]:
+        self._stirred.clear()
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    async def _begin(self) -> None:
+        await self._drop()
+        config = {
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": self._after + 1,
+            "ack_policy": "none",
+            "filter_subject": self._filter,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": int(60e9),
+        }
+        for pause in _pauses():
+            try:
+                answer = await self._wire.api(
+                    f"CONSUMER.CREATE.{EVENTS}",
+                    {"stream_name": EVENTS, "config": config},
+                )
+                break
+            except (OutcomeUnknown, ApiError):
+                await asyncio.sleep(pause)
+        self._consumer = msgspec.json.decode(answer)["name"]
+        self._expected, self._asked, self._broken = 1, 0, False
+        self._inbox = await self._wire.subscribe(None, self._take)
+
+    async def _ask(self) -> None:
+        if self._inbox is None or self._asked > RUN // 2:
+            return
+        self._asked += RUN
+        body = {
+            "batch": RUN,
+            "expires": int(30e9),
+            "idle_heartbeat": int(HEARTBEAT * 1e9),
+        }
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS}.{self._consumer}"
+        try:
+            payload = msgspec.json.encode(body)
+            await self._wire.send(subject, payload, reply=self._inbox.subject)
+        except OutcomeUnknown:
+            self._broken = True
+
+    def _take(self, message: "Msg") -> None:
+        self._stirred.set()
+        what = status(message)
+        if what == "100":
+            return
+        if what is not None:
+            # 408: the request ran out, ask anew. Anything else: begin again.
+            self._asked = 0
+            self._broken = self._broken or what != "408"
+            return
+        if self._broken or delivery(message)[2] != self._expected:
+            self._broken = True
+            return
+        self._expected += 1
+        self._asked -= 1
+        self._arrived.append(message)
+
+    async def _drop(self) -> None:
+        """Hear no more; if the server misses the delete, it forgets by itself."""
+        if self._inbox is None:
+            return
+        inbox, self._inbox = self._inbox, None
+        with contextlib.suppress(OutcomeUnknown):
+            await self._wire.unsubscribe(inbox)
+            gone = f"$JS.API.CONSUMER.DELETE.{EVENTS}.{self._consumer}"
+            await self._wire.send(gone, b"")
+
+
+def _pauses() -> "itertools.chain[float]":
+    return itertools.chain((0.05, 0.1, 0.2, 0.5), itertools.repeat(1.0))
+
+
+Heard = Callable[[Recorded], None]
+
+
+def heard_from(message: "Msg", heard: Heard) -> None:
+    """Pass a republished commit on."""
+    headers: dict[str, Any] = message.headers or {}
+    key, route = split_subject(message.subject)
+    position = int(headers.get("Nats-Sequence", 0))
+    heard(Recorded(position, key, route, unseal(message.data, key), message.data))

@@ -1,0 +1,1 @@
+"""The edge: composition, the command line and (later) HTTP."""

@@ -1,0 +1,1 @@
+"""What makes it happen: the shell that obeys the core."""

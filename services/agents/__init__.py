@@ -1,0 +1,1 @@
+"""Who acts: agent types and the models that drive them."""

@@ -1,0 +1,252 @@
+"""Driving one execution: what ``next_action`` says is done, and recorded.
+
+Everything that touches the world (the model, the tools, the workspace) is
+reached from here; everything that is decided about it is decided by the core.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import stamina
+
+from events import control
+from events.errors import (
+    InvalidInput,
+    Misconfigured,
+    ModelRefused,
+    ModelUnavailable,
+    TooLarge,
+    WakeError,
+)
+from events.execution import Execution
+from events.messages import Reply, Request, ToolResult
+from events.names import MAX_COMMIT, Key
+from events.next_action import CallModel, RunTools, next_action
+from events.spec import AgentSpec
+from events.state import Call
+from services.agents.model import Model
+from services.handler import Decision, Handler
+from services.lease import Holding
+from services.tools.calls import Caller, Tools
+from services.tools.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+MODEL_TRIES = 8
+"""Tries of one model call before its failure is recorded."""
+
+LONGEST_PAUSE = 30.0
+"""Seconds between two tries, unless the provider asks for more."""
+
+
+class Released(Exception):  # noqa: N818 - it is no error, but a way out
+    """The runner drains: the work is to be given back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What executions are driven with.
+
+    ``open_model`` gives the model of a name (Misconfigured, InvalidInput).
+    ``workspaces`` is where those that name no directory get one of their own.
+    ``on_text`` hears the tokens of every model call as they come.
+    """
+
+    open_model: Callable[[str], Model]
+    tools: Tools
+    workspaces: Path
+    on_text: Callable[[Key, str], None] = lambda _key, _text: None
+    models: dict[str, Model] = field(default_factory=dict)
+
+    def model(self, name: str) -> Model:
+        """Open a model once; executions share it."""
+        if name not in self.models:
+            self.models[name] = self.open_model(name)
+        return self.models[name]
+
+    def workspace(self, execution: Execution) -> Workspace:
+        """Open the execution's directory; raises InvalidInput if there is none."""
+        named = execution.state.workspace
+        if named is not None:
+            return Workspace(Path(named))
+        own = self.workspaces / execution.key.user / execution.key.execution
+        own.mkdir(parents=True, exist_ok=True)
+        return Workspace(own)
+
+
+class Drive:
+    """One attempt at one execution, from its start to the next stop."""
+
+    def __init__(
+        self, means: Means, handler: Handler, execution: Execution, holding: Holding
+    ) -> None:
+        self.execution = execution
+        self._means, self._handler, self._holding = means, handler, holding
+        self._attempt = execution.state.attempt
+        self._caller = Caller(means.tools, partial(means.workspace, execution))
+
+    async def run(self, draining: Callable[[], bool]) -> Execution:
+        """Do what there is to do until it ends, parks or yields.
+
+        Raises Released when the runner drains, and what an append raises.
+        """
+        try:
+            while self.execution.state.status == "running":
+                if draining():
+                    raise Released
+                await self._step()
+        finally:
+            self._caller.close()
+        return self.execution
+
+    async def _step(self) -> None:
+        if self._holding.signalled:
+            self._holding.signalled = False
+            self.execution = await self._handler.load(self.execution.key)
+        match next_action(self.execution.state, self._handler.clock()):
+            case CallModel():
+                await self._call_model()
+            case RunTools(calls):
+                await self._run_tools(calls)
+            case _:
+                await self._decide(partial(Execution.obey, attempt=self._attempt))
+
+    async def _decide(self, decide: Decision) -> None:
+        self.execution = await self._handler.handle(
+            self.execution.key, decide, known=self.execution
+        )
+
+    def _time_left(self) -> float:
+        state = self.execution.state
+        spent = state.running_time(self._handler.clock())
+        return max(0.0, state.agent.limits.timeout - spent)
+
+    # ── the model ────────────────────────────────────────────────────────────
+
+    async def _call_model(self) -> None:
+        try:
+            async with asyncio.timeout(self._time_left()):
+                reply = await self._ask(self._means.model(self._agent.model))
+        except TimeoutError:
+            await self._decide(partial(Execution.obey, attempt=self._attempt))
+        except (ModelRefused, ModelUnavailable, Misconfigured, InvalidInput) as error:
+            await self._fail(error)
+        else:
+            await self._record(reply)
+
+    @property
+    def _agent(self) -> AgentSpec:
+        return self.execution.state.agent
+
+    async def _ask(self, model: Model) -> Reply:
+        """Ask, and ask again while that can help."""
+        state = self.execution.state
+        request = Request(
+            system=state.agent.system_prompt,
+            messages=state.conversation(),
+            tools=self._caller.schemas(state.agent.tools),
+        )
+        on_text = partial(self._means.on_text, self.execution.key)
+        try:
+            return await model.reply(request, on_text)
+        except ModelUnavailable as error:
+            failure: ModelUnavailable | None = error
+        async for attempt in stamina.retry_context(
+            on=_pause, attempts=MODEL_TRIES, timeout=None, wait_max=LONGEST_PAUSE
+        ):
+            with attempt:
+                if failure:  # the first try, made above
+                    first, failure = failure, None
+                    raise first
+                return await model.reply(request, on_text)
+        raise AssertionError  # pragma: no cover - the last attempt returns or raises
+
+    async def _record(self, reply: Reply) -> None:
+        calls = control.unique(reply.tool_calls)
+        reply = msgspec.structs.replace(reply, tool_calls=calls)
+        results = self._caller.at_once(self.execution.state, calls)
+        try:
+            await self._decide(
+                partial(
+                    Execution.respond,
+                    attempt=self._attempt,
+                    reply=reply,
+                    results=results,
+                )
+            )
+        except TooLarge as error:
+            self.execution = await self._handler.load(self.execution.key)
+            await self._fail(error)
+
+    async def _fail(self, error: WakeError) -> None:
+        logger.warning("%s failed: %s", self.execution.key, error)
+        await self._decide(
+            partial(
+                Execution.fail,
+                attempt=self._attempt,
+                error=error.code,
+                message=str(error),
+                retryable=not error.final,
+            )
+        )
+
+    # ── the tools ────────────────────────────────────────────────────────────
+
+    async def _run_tools(self, calls: Sequence[Call]) -> None:
+        try:
+            self._caller.open()
+        except InvalidInput as error:
+            await self._fail(error)
+            return
+        async for results in self._results(calls):
+            await self._decide(
+                partial(
+                    Execution.finish_calls, attempt=self._attempt, results=results
+                )
+            )
+            if self.execution.state.status != "running":
+                return
+
+    async def _results(self, calls: Sequence[Call]) -> AsyncIterator[list[ToolResult]]:
+        """Run calls side by side; yield results as they come, as many as fit."""
+        state, limit = self.execution.state, self._time_left()
+        runs = {
+            asyncio.create_task(self._caller.run(state, call, limit)) for call in calls
+        }
+        try:
+            while runs:
+                done, runs = await asyncio.wait(
+                    runs, return_when=asyncio.FIRST_COMPLETED
+                )
+                for group in _fitting([task.result() for task in done]):
+                    yield group
+        finally:
+            for task in runs:
+                task.cancel()
+            await asyncio.gather(*runs, return_exceptions=True)
+
+
+def _pause(error: Exception) -> bool | float:
+    """Try again if that can help, and not before the provider wants it."""
+    if not isinstance(error, ModelUnavailable):
+        return False
+    return True if error.retry_after is None else error.retry_after
+
+
+def _fitting(results: list[ToolResult]) -> list[list[ToolResult]]:
+    """Group results so that each group fits a commit."""
+    groups: list[list[ToolResult]] = [[]]
+    size = 0
+    for result in results:
+        added = len(msgspec.json.encode(result))
+        if groups[-1] and size + added > MAX_COMMIT // 2:
+            groups.append([])
+            size = 0
+        groups[-1].append(result)
+        size += added
+    return groups

@@ -1,0 +1,92 @@
+"""The one path by which anything happens: load, decide, append.
+
+Lifecycle, runner and reactor all change an execution here. When somebody else
+appended first, the history is read again and the decision is made again; an
+old decision is never put behind a new commit.
+"""
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from events.commit import Commit, Recorded, seal
+from events.errors import Conflict, Refused
+from events.execution import Execution
+from events.journal import Journal
+from events.names import Key
+
+ROUNDS = 20
+"""Times a decision is made anew before giving up: each means that somebody won."""
+
+Decision = Callable[[Execution], None]
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Return the time, in UTC."""
+    return datetime.now(UTC)
+
+
+class Handler:
+    """Decides and appends on behalf of ``by``, at the time that ``clock`` tells."""
+
+    def __init__(self, journal: Journal, by: str, clock: Clock = utc_now) -> None:
+        self.journal, self.by, self.clock = journal, by, clock
+
+    async def load(self, key: Key, *, at_least: int = 0) -> Execution:
+        """Fold an execution from the log; version 0 if there is none."""
+        history = await self.journal.read(key, at_least=at_least)
+        return Execution.fold(key, history)
+
+    async def handle(
+        self,
+        key: Key,
+        decide: Decision,
+        *,
+        cause: str | None = None,
+        known: Execution | None = None,
+    ) -> Execution:
+        """Make ``decide``'s decision durable and return the execution after it.
+
+        Applied once however often it is asked: a ``cause`` (command id) that
+        the history knows changes nothing, nor does a decision that triggers no
+        event. ``known`` is taken over by this call: use what it returns, and
+        after an error nothing. Raises what ``decide`` raises, once the newest
+        state was seen to refuse too, and Conflict after ``ROUNDS`` lost races.
+        """
+        execution = known or await self.load(key)
+        for _ in range(ROUNDS):
+            if cause is not None and cause in execution.state.applied:
+                return execution
+            try:
+                return await self._once(execution, decide, cause)
+            except Conflict:
+                execution = await self.load(key)
+            except Refused:
+                tip = await self.journal.tip(key)
+                if tip == execution.position:
+                    raise
+                execution = await self.load(key, at_least=tip)
+        raise Conflict(f"{key} changes too fast: {ROUNDS} decisions were overtaken")
+
+    async def _once(
+        self, execution: Execution, decide: Decision, cause: str | None
+    ) -> Execution:
+        execution.now = self.clock()
+        decide(execution)
+        events = tuple(tagged.decision for tagged in execution.collect_events())
+        if events:
+            commit = Commit(
+                version=execution.state.version + 1,
+                id=secrets.token_hex(8),
+                at=execution.now,
+                by=self.by,
+                cause=cause,
+                events=events,  # type: ignore[arg-type]  # every Event is in AnyEvent
+            )
+            sealed, body = seal(commit, execution.key, execution.state.chain)
+            route = execution.route(events)
+            new = Recorded(0, execution.key, route, sealed, body)
+            stored = await self.journal.append(new, after=execution.position)
+            execution.committed(stored)
+        return execution

@@ -1,0 +1,128 @@
+"""What a runner holds, and for how long it may.
+
+One task renews everything that one runner holds. A lease counts from the last
+renewal that the server confirmed, by the runner's own monotonic clock; once it
+ran out the work is stopped, whatever the server says (it confirms a zombie's
+renewal too; only the expected position of an append is the truth).
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+from events.commit import Recorded
+from events.errors import Unavailable
+from events.journal import Work
+from events.names import Key
+
+logger = logging.getLogger(__name__)
+
+Stop = Literal["ended", "lost", "released"]
+"""Why work is stopped: the execution ended, the lease ran out, the runner drains."""
+
+
+@dataclass(eq=False)
+class Holding:
+    """One execution that this runner works on."""
+
+    work: Work
+    task: "asyncio.Task[None]"
+    lease: float
+    since: float = field(default_factory=time.monotonic)
+    stopped: Stop | None = None
+    signalled: bool = False
+
+    @property
+    def key(self) -> Key:
+        """Whose execution, and which."""
+        return self.work.recorded.key
+
+    def stop(self, why: Stop) -> None:
+        """End what is in flight, now; the first reason stands."""
+        if self.stopped is None:
+            self.stopped = why
+            self.task.cancel()
+
+    async def renew(self) -> None:
+        """Renew if a third of the lease is over; stop if all of it is."""
+        age = time.monotonic() - self.since
+        if age >= self.lease:
+            logger.warning("%s: the lease ran out, dropping it", self.key)
+            self.stop("lost")
+        elif age >= self.lease / 3:
+            asked = time.monotonic()
+            try:
+                await self.work.renew()
+            except Unavailable as error:
+                logger.warning("%s: lease not renewed: %s", self.key, error)
+            else:
+                self.since = asked
+
+
+class Holdings:
+    """All that one runner works on."""
+
+    def __init__(self, lease: float) -> None:
+        self.lease = lease
+        self.none = asyncio.Event()
+        self.none.set()
+        self._by_key: dict[Key, Holding] = {}
+
+    def take(self, work: Work) -> Holding:
+        """Hold a work in the current task."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - only coroutines call this
+        holding = Holding(work, task, self.lease)
+        self._by_key[holding.key] = holding
+        self.none.clear()
+        return holding
+
+    def drop(self, holding: Holding) -> None:
+        """Hold it no more; asking twice is fine."""
+        if self._by_key.get(holding.key) is holding:
+            del self._by_key[holding.key]
+        if not self._by_key:
+            self.none.set()
+
+    def hear(self, recorded: Recorded, me: str) -> None:
+        """Let a signal reach the one it is for, and the end stop it at once."""
+        holding = self._by_key.get(recorded.key)
+        if holding is None or recorded.commit.by == me:
+            return
+        if recorded.route == "finished":
+            holding.stop("ended")
+        else:
+            holding.signalled = True
+
+    def release(self) -> None:
+        """Stop all of it, to be given back."""
+        for holding in list(self._by_key.values()):
+            holding.stop("released")
+
+    async def keep(self) -> None:
+        """Renew for ever."""
+        while True:
+            await asyncio.sleep(self.lease / 9)
+            await asyncio.gather(*(h.renew() for h in list(self._by_key.values())))
+
+
+class Slots:
+    """How many executions of one lane may be worked on at once."""
+
+    def __init__(self, limit: int) -> None:
+        self.free = limit
+        self._freed = asyncio.Event()
+
+    async def some(self) -> int:
+        """Wait until there is a free slot; returns how many there are."""
+        while self.free <= 0:
+            self._freed.clear()
+            await self._freed.wait()
+        return self.free
+
+    def release(self, _task: object = None) -> None:
+        """Free one."""
+        self.free += 1
+        self._freed.set()

@@ -1,0 +1,1 @@
+"""What an agent can do: tools, confined to their workspace."""

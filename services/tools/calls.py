@@ -1,0 +1,144 @@
+"""Making tool calls: from what a model wrote to what it is told.
+
+Nothing a model writes is fatal: an unknown tool, broken arguments, a tool that
+fails or crashes all become results that it can read.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from events.control import CONTROL
+from events.errors import ToolFailed
+from events.messages import ToolCall, ToolResult, ToolSchema
+from events.state import Call, State
+from services.tools.base import (
+    StateContext,
+    StateTool,
+    Tool,
+    ToolContext,
+    ToolOutput,
+    clip,
+)
+from services.tools.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+Tools = Mapping[str, Tool[Any]]
+
+LONGEST = 600.0
+"""Seconds one call may take at most, whatever is left of the execution's time."""
+
+
+class Caller:
+    """Makes the calls of one execution; opens its workspace when first needed."""
+
+    def __init__(self, tools: Tools, workspace: Callable[[], Workspace]) -> None:
+        self._tools, self._find_workspace = tools, workspace
+        self._workspace: Workspace | None = None
+        self._schemas: tuple[ToolSchema, ...] | None = None
+
+    def open(self) -> Workspace:
+        """Open the workspace; raises InvalidInput if there is none."""
+        if self._workspace is None:
+            self._workspace = self._find_workspace()
+        return self._workspace
+
+    def close(self) -> None:
+        """Let go of the workspace; asking twice is fine."""
+        if self._workspace is not None:
+            self._workspace.close()
+            self._workspace = None
+
+    def schemas(self, names: Collection[str]) -> tuple[ToolSchema, ...]:
+        """Return the tools as they are offered to the model."""
+        if self._schemas is None:
+            self._schemas = tuple(
+                self._tools[name].schema() for name in names if name in self._tools
+            )
+        return self._schemas
+
+    def at_once(self, state: State, calls: Sequence[ToolCall]) -> list[ToolResult]:
+        """Answer the calls that need no world: wrong ones, and those on the state."""
+        results = []
+        for call in calls:
+            result = self._at_once(state, call)
+            if result is not None:
+                results.append(result)
+        return results
+
+    def _at_once(self, state: State, call: ToolCall) -> ToolResult | None:
+        if call.name in CONTROL:
+            return None
+        try:
+            tool = self._tool(state, call.name)
+            arguments = tool.parse(call.arguments)
+            if not isinstance(tool, StateTool) or call.name in state.agent.approvals:
+                return None
+            return _result(call.id, tool.apply(arguments, _context(state, call.id)))
+        except ToolFailed as error:
+            return _failed(call.id, str(error))
+
+    async def run(self, state: State, call: Call, limit: float) -> ToolResult:
+        """Run one call to its end, at most ``limit`` seconds; never raises."""
+        began = time.perf_counter()
+        limit = min(limit, LONGEST)
+        try:
+            async with asyncio.timeout(limit):
+                result = await self._run(state, call, limit)
+        except ToolFailed as error:
+            result = _failed(call.id, str(error))
+        except TimeoutError:
+            result = _failed(call.id, f"{call.name} was cut off after {limit:.0f} s")
+        except Exception as error:  # the one place that settles a tool call
+            logger.exception("%s/%s: %s crashed", state.user, state.id, call.name)
+            result = _failed(
+                call.id, f"{call.name} crashed: {type(error).__name__}: {error}"
+            )
+        return _timed(result, began)
+
+    async def _run(self, state: State, call: Call, limit: float) -> ToolResult:
+        tool = self._tool(state, call.name)
+        about = _context(state, call.id)
+        context = ToolContext(
+            workspace=self.open(),
+            timeout=limit,
+            key=about.key,
+            notes=about.notes,
+            tasks=about.tasks,
+        )
+        return _result(call.id, await tool.run(tool.parse(call.arguments), context))
+
+    def _tool(self, state: State, name: str) -> Tool[Any]:
+        tool = self._tools.get(name) if name in state.agent.tools else None
+        if tool is None:
+            there = ", ".join(state.agent.tools) or "none"
+            raise ToolFailed(f"no tool {name!r:.80}; there are: {there}")
+        return tool
+
+
+def _context(state: State, call_id: str) -> StateContext:
+    key = f"{state.id}-{state.steps}-{call_id}"
+    return StateContext(key=key, notes=state.notes, tasks=state.tasks)
+
+
+def _result(call_id: str, output: ToolOutput) -> ToolResult:
+    return ToolResult(
+        call_id=call_id,
+        output=clip(output.text),
+        tasks=output.tasks,
+        notes=output.notes,
+    )
+
+
+def _failed(call_id: str, message: str) -> ToolResult:
+    return ToolResult(call_id=call_id, output=clip(message), outcome="failed")
+
+
+def _timed(result: ToolResult, began: float) -> ToolResult:
+    spent = round((time.perf_counter() - began) * 1000, 3)
+    return msgspec.structs.replace(result, latency_ms=spent)

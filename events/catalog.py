@@ -6,14 +6,20 @@ event means for the execution stands in ``execution.py``. Who, when and why
 are the commit's, not the event's.
 """
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
+from eventsourcing.dcb.domain import decorated_funcs
 from eventsourcing.dcb.msgpack import Decision
 
 from events.messages import Outcome, Task, ToolCall, Usage
 from events.spec import AgentSpec, Lane
+
+if TYPE_CHECKING:
+    from eventsourcing.dcb.domain import MetaPerspective
 
 FinishReason = Literal[
     "final_answer", "max_steps", "max_tokens", "max_cost", "timeout", "max_chunks"
@@ -27,6 +33,32 @@ class Event(Decision, frozen=True, kw_only=True, tag_field="type"):
     def upcast(self) -> "Event":
         """Return this fact in its newest shape."""
         return self
+
+    def mutate(self, obj: Any) -> Any:
+        """Apply to an execution; as the library does, with the lookups kept."""
+        kind = type(self)
+        applier = _appliers.get((type(obj), kind))
+        if applier is None:
+            applier = _appliers[type(obj), kind] = _applier(type(obj), kind)
+        function, names = applier
+        function(obj, **{name: getattr(self, name) for name in names})
+        return obj
+
+
+_Applier = tuple[Callable[..., None], tuple[str, ...]]
+_appliers: dict[tuple[type, type], _Applier] = {}
+
+
+def _applier(perspective: type, kind: type[Event]) -> _Applier:
+    """Find the ``@event`` method for an event, and the fields that it takes.
+
+    Raises KeyError where there is none: an event that changes nothing is one
+    that somebody forgot to apply.
+    """
+    function = decorated_funcs[cast("MetaPerspective", perspective), kind]
+    fields = kind.__struct_fields__
+    taken = signature(function).parameters
+    return function, tuple(name for name in fields if name in taken)
 
 
 class Parent(msgspec.Struct, frozen=True, kw_only=True):

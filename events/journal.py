@@ -88,7 +88,8 @@ class Journal(ABC):
         pause = 0.05
         while True:
             try:
-                return new._replace(position=await self._publish(new, after))
+                position = await self._publish(new, after)
+                return Recorded(position, *new[1:])
             except WrongPosition:
                 if found := await self._look(new, after):
                     return found

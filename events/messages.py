@@ -1,6 +1,6 @@
 """What is said between an execution and its model, in no provider's dialect.
 
-``services/agents/models.py`` maps these to and from the providers; the log
+``services/agents/dialect.py`` maps these to and from the providers; the log
 holds only these.
 """
 

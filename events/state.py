@@ -201,12 +201,12 @@ class State(msgspec.Struct, kw_only=True):
         current = (now - since).total_seconds() if since else 0.0
         return self.active_seconds + max(0.0, current)
 
-    def conversation(self) -> tuple[Message, ...]:
-        """All that was said, oldest first."""
-        messages: list[Message] = [UserMessage(self.input)]
-        for turn in self.turns:
+    def conversation(self, since: int = 0) -> Iterator[Message]:
+        """Say it again, oldest first: the input (0), then the turns (1, 2 …)."""
+        if since == 0:
+            yield UserMessage(self.input)
+        for turn in self.turns[max(0, since - 1) :]:
             if isinstance(turn, Said):
-                messages.append(UserMessage(turn.text))
+                yield UserMessage(turn.text)
             else:
-                messages.extend(turn.messages())
-        return tuple(messages)
+                yield from turn.messages()

@@ -7,6 +7,7 @@ replies in several parts (batched reads, pulls) come through the same inbox.
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -209,12 +210,7 @@ class Wire:
         """Ask and return the answer; raises OutcomeUnknown when there is none."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Msg] = loop.create_future()
-
-        def take(message: "Msg") -> None:
-            if not answer.done():
-                answer.set_result(message)
-
-        reply = self.open(take)
+        reply = self.open(partial(_take, answer))
         timer = loop.call_later(wait, _give_up, answer, subject)
         try:
             await self.send(subject, payload, reply=reply, headers=headers)
@@ -246,6 +242,11 @@ def status(message: "Msg") -> str | None:
     if message.data or not message.headers:
         return None
     return message.headers.get("Status")
+
+
+def _take(answer: "asyncio.Future[Msg]", message: "Msg") -> None:
+    if not answer.done():
+        answer.set_result(message)
 
 
 def _give_up(answer: "asyncio.Future[Msg]", subject: str) -> None:

@@ -8,6 +8,7 @@ old decision is never put behind a new commit.
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import count
 
 from events.commit import Commit, Recorded, seal
 from events.errors import Conflict, Refused
@@ -32,6 +33,7 @@ class Handler:
 
     def __init__(self, journal: Journal, by: str, clock: Clock = utc_now) -> None:
         self.journal, self.by, self.clock = journal, by, clock
+        self._ids = (f"{secrets.token_hex(6)}-{number}" for number in count(1))
 
     async def load(self, key: Key, *, at_least: int = 0) -> Execution:
         """Fold an execution from the log; version 0 if there is none."""
@@ -78,7 +80,7 @@ class Handler:
         if events:
             commit = Commit(
                 version=execution.state.version + 1,
-                id=secrets.token_hex(8),
+                id=next(self._ids),
                 at=execution.now,
                 by=self.by,
                 cause=cause,

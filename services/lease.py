@@ -122,7 +122,7 @@ class Slots:
             await self._freed.wait()
         return self.free
 
-    def release(self, _task: object = None) -> None:
+    def release(self) -> None:
         """Free one."""
         self.free += 1
         self._freed.set()

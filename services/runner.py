@@ -95,8 +95,7 @@ class Runner:
             while not self._draining:
                 for work in await self._fetch(queue, await slots.some()):
                     slots.free -= 1
-                    task = works.create_task(self._serve(work))
-                    task.add_done_callback(slots.release)
+                    works.create_task(self._serve(work, slots))
         finally:
             await queue.close()
 
@@ -108,7 +107,7 @@ class Runner:
             await asyncio.sleep(UNREACHABLE)
             return []
 
-    async def _serve(self, work: Work) -> None:
+    async def _serve(self, work: Work, slots: Slots) -> None:
         """Work on one execution to its next stop, and settle the work message once."""
         holding = self._holdings.take(work)
         try:
@@ -129,6 +128,7 @@ class Runner:
             settled = False
         finally:
             self._holdings.drop(holding)
+            slots.release()
         await self._settle(holding, done=settled)
 
     async def _settle(self, holding: Holding, *, done: bool) -> None:

@@ -24,7 +24,7 @@ from events.errors import (
     WakeError,
 )
 from events.execution import Execution
-from events.messages import Reply, Request, ToolResult
+from events.messages import Message, Reply, Request, ToolResult
 from events.names import MAX_COMMIT, Key
 from events.next_action import CallModel, RunTools, next_action
 from events.spec import AgentSpec
@@ -50,7 +50,7 @@ class Released(Exception):  # noqa: N818 - it is no error, but a way out
 
 @dataclass(frozen=True, kw_only=True)
 class Means:
-    """What executions are driven with.
+    """What executions are driven with; ``close`` it in the end.
 
     ``open_model`` gives the model of a name (Misconfigured, InvalidInput).
     ``workspaces`` is where those that name no directory get one of their own.
@@ -63,11 +63,19 @@ class Means:
     on_text: Callable[[Key, str], None] = lambda _key, _text: None
     models: dict[str, Model] = field(default_factory=dict)
 
-    def model(self, name: str) -> Model:
+    async def model(self, name: str) -> Model:
         """Open a model once; executions share it."""
-        if name not in self.models:
-            self.models[name] = self.open_model(name)
+        if name not in self.models:  # in a thread: a provider's import takes seconds
+            model = await asyncio.to_thread(self.open_model, name)
+            if self.models.setdefault(name, model) is not model:
+                await model.aclose()
         return self.models[name]
+
+    async def close(self) -> None:
+        """Close the models."""
+        while self.models:
+            _, model = self.models.popitem()
+            await model.aclose()
 
     def workspace(self, execution: Execution) -> Workspace:
         """Open the execution's directory; raises InvalidInput if there is none."""
@@ -88,6 +96,8 @@ class Drive:
         self.execution = execution
         self._means, self._handler, self._holding = means, handler, holding
         self._attempt = execution.state.attempt
+        self._messages: list[Message] = []
+        self._said = 0
         self._caller = Caller(means.tools, partial(means.workspace, execution))
 
     async def run(self, draining: Callable[[], bool]) -> Execution:
@@ -130,8 +140,9 @@ class Drive:
 
     async def _call_model(self) -> None:
         try:
+            model = await self._means.model(self._agent.model)
             async with asyncio.timeout(self._time_left()):
-                reply = await self._ask(self._means.model(self._agent.model))
+                reply = await self._ask(model)
         except TimeoutError:
             await self._decide(partial(Execution.obey, attempt=self._attempt))
         except (ModelRefused, ModelUnavailable, Misconfigured, InvalidInput) as error:
@@ -145,11 +156,11 @@ class Drive:
 
     async def _ask(self, model: Model) -> Reply:
         """Ask, and ask again while that can help."""
-        state = self.execution.state
+        agent = self._agent
         request = Request(
-            system=state.agent.system_prompt,
-            messages=state.conversation(),
-            tools=self._caller.schemas(state.agent.tools),
+            system=agent.system_prompt,
+            messages=self._conversation(),
+            tools=self._caller.schemas(agent.tools),
         )
         on_text = partial(self._means.on_text, self.execution.key)
         try:
@@ -165,6 +176,13 @@ class Drive:
                     raise first
                 return await model.reply(request, on_text)
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
+
+    def _conversation(self) -> tuple[Message, ...]:
+        """All that was said; turns that are done never change, so they are kept."""
+        state = self.execution.state
+        self._messages.extend(state.conversation(since=self._said))
+        self._said = len(state.turns) + 1
+        return tuple(self._messages)
 
     async def _record(self, reply: Reply) -> None:
         calls = control.unique(reply.tool_calls)

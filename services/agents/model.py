@@ -24,3 +24,7 @@ class Model(Protocol):
     ) -> Reply:
         """One answer; ``on_text`` hears its text piece by piece as it comes."""
         ...
+
+    async def aclose(self) -> None:
+        """Let go of connections; asking twice is fine, asking for replies is not."""
+        ...

@@ -8,6 +8,7 @@ message to the model). A tool that cannot do what was asked raises
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -69,6 +70,7 @@ class Tool(ABC, Generic[A]):
     async def run(self, arguments: A, context: ToolContext) -> ToolOutput:
         """Do it. Raises ToolFailed; a cancellation ends all that it started."""
 
+    @cached_property
     def schema(self) -> ToolSchema:
         """How the tool is offered to a model."""
         parameters = msgspec.json.schema(self.arguments)
@@ -94,7 +96,7 @@ class StateTool(Tool[A]):
     """
 
     @abstractmethod
-    def apply(self, arguments: A, context: ToolContext) -> ToolOutput:
+    def apply(self, arguments: A, context: StateContext) -> ToolOutput:
         """Decide the effect; pure. Raises ToolFailed."""
 
     async def run(self, arguments: A, context: ToolContext) -> ToolOutput:

@@ -33,6 +33,9 @@ Tools = Mapping[str, Tool[Any]]
 LONGEST = 600.0
 """Seconds one call may take at most, whatever is left of the execution's time."""
 
+SETTLING = 1.0
+"""Seconds a tool has beyond its limit, to say what it did until then."""
+
 
 class Caller:
     """Makes the calls of one execution; opens its workspace when first needed."""
@@ -58,7 +61,7 @@ class Caller:
         """Return the tools as they are offered to the model."""
         if self._schemas is None:
             self._schemas = tuple(
-                self._tools[name].schema() for name in names if name in self._tools
+                self._tools[name].schema for name in names if name in self._tools
             )
         return self._schemas
 
@@ -88,7 +91,7 @@ class Caller:
         began = time.perf_counter()
         limit = min(limit, LONGEST)
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(limit + SETTLING):
                 result = await self._run(state, call, limit)
         except ToolFailed as error:
             result = _failed(call.id, str(error))

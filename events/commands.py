@@ -55,6 +55,7 @@ class Cancel(Command, frozen=True, kw_only=True, tag="cancel"):
         if _already_cancelled(execution):
             return
         if state.status != "running":
+            execution.note_doubts()
             execution.trigger_event(e.Cancelled, reason=self.reason)
         elif not state.cancel_requested:
             execution.trigger_event(e.CancelRequested, reason=self.reason)
@@ -69,10 +70,7 @@ class Kill(Command, frozen=True, kw_only=True, tag="kill"):
         """End it, noting the irreversible calls whose outcome nobody will know."""
         if _already_cancelled(execution):
             return
-        turn = execution.state.turn
-        for call in turn.calls if turn else ():
-            if call.phase == "started":
-                execution.trigger_event(e.ToolInDoubt, call_id=call.id)
+        execution.note_doubts()
         execution.trigger_event(e.Cancelled, reason=self.reason, forced=True)
 
 
@@ -110,6 +108,7 @@ class Retry(Command, frozen=True, kw_only=True, tag="retry"):
     def decide(self, execution: Deciding) -> None:
         """Trigger a retry; refused unless it failed, and for subagents."""
         state = execution.state
+        execution.must_exist()
         if state.status != "failed" or state.purged:
             raise NotAllowedNow(f"{execution.key} is {state.status}, not failed")
         if state.parent is not None:
@@ -130,8 +129,7 @@ _DECISIONS: dict[e.AskKind, tuple[str, ...]] = {
 
 def _alive(execution: Deciding, done: str) -> None:
     state = execution.state
-    if state.version == 0:
-        raise NotFound(f"there is no execution {execution.key}")
+    execution.must_exist()
     if state.final:
         raise NotAllowedNow(f"{execution.key} is {state.status}: it cannot be {done}")
 

@@ -6,6 +6,7 @@ without ``chain``. So the bytes that were hashed are the bytes that are
 stored, and cutting, reordering or editing a history shows (``wake verify``).
 """
 
+import re
 from datetime import datetime
 from hashlib import blake2b
 from typing import NamedTuple
@@ -13,12 +14,17 @@ from typing import NamedTuple
 import msgspec
 
 from events.catalog import AnyEvent, Event
-from events.errors import Corrupt, UnknownEvent
+from events.errors import Corrupt, InvalidInput, UnknownEvent
 from events.names import Key, Route
 
 GENESIS = "0" * 64
 """The chain value before the first commit."""
 
+MAX_DEPTH = 100
+"""Levels of nesting: a decoder gives up at about 900, on a deep stack earlier."""
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_BRACKET = re.compile(rb"[\[\]{}]")
 _SEAL = b',"chain":"'
 _SEAL_LENGTH = len(_SEAL) + 64 + len(b'"}')
 
@@ -59,6 +65,8 @@ class _Tag(msgspec.Struct):
     type: str
 
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Commit)
 _head_decoder = msgspec.json.Decoder(_Head)
@@ -67,8 +75,11 @@ _KNOWN = frozenset(str(info.__struct_config__.tag) for info in Event.__subclasse
 
 
 def seal(commit: Commit, key: Key, previous: str) -> tuple[Commit, bytes]:
-    """Chain a commit to its predecessor; returns it and its body."""
-    bare = _encoder.encode(commit)
+    """Chain a commit to its predecessor; returns it and its body.
+
+    Raises InvalidInput for what no reader could decode again.
+    """
+    bare = _encode(commit, key)
     chain = _link(previous, key, bare)
     body = bare[:-1] + _SEAL + chain.encode() + b'"}'
     return msgspec.structs.replace(commit, chain=chain), body
@@ -78,7 +89,7 @@ def unseal(body: bytes, key: Key) -> Commit:
     """Decode a body; raises UnknownEvent or Corrupt. ``check`` proves the chain."""
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except _UNREADABLE as error:
         raise _explain(body, key, error) from error
 
 
@@ -96,6 +107,24 @@ def check(recorded: Recorded, previous: str) -> None:
     )
 
 
+def _encode(commit: Commit, key: Key) -> bytes:
+    try:
+        bare = _encoder.encode(commit)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"{key}: a value is no JSON: {error}") from error
+    if bare.count(b"[") + bare.count(b"{") > MAX_DEPTH and _depth(bare) > MAX_DEPTH:
+        raise InvalidInput(f"{key}: a value is nested deeper than {MAX_DEPTH} levels")
+    return bare
+
+
+def _depth(body: bytes) -> int:
+    deepest = depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", body)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def _link(previous: str, key: Key, bare: bytes) -> str:
     name = f"{previous}\n{key.user}\n{key.execution}\n".encode()
     return blake2b(name + bare, digest_size=32).hexdigest()
@@ -107,7 +136,7 @@ def _explain(body: bytes, key: Key, error: Exception) -> UnknownEvent | Corrupt:
         tags = [
             _tag_decoder.decode(raw).type for raw in _head_decoder.decode(body).events
         ]
-    except (msgspec.DecodeError, UnicodeError):
+    except _UNREADABLE:
         return Corrupt(f"history of {key} has a commit that is no JSON: {error}")
     unknown = [tag for tag in tags if tag not in _KNOWN]
     if unknown:

@@ -15,6 +15,9 @@ from events.messages import ToolCall
 
 Text = Annotated[str, Meta(min_length=1, max_length=16_384)]
 
+_EVENT_TYPE = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$(?!\n)"
+"""Subject tokens; ``$`` alone would let a line break at the end pass."""
+
 
 class AskUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Ask the user a question and wait for the answer."""
@@ -26,7 +29,7 @@ class AskUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class AwaitEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Wait until an event of this type arrives, at most ``within`` seconds."""
 
-    event_type: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")]
+    event_type: Annotated[str, Meta(pattern=_EVENT_TYPE, max_length=256)]
     where: dict[str, Any] = {}
     within: Annotated[float, Meta(gt=0, le=31_536_000)] | None = None
 
@@ -49,7 +52,7 @@ def parse(name: str, arguments: str) -> AskUser | AwaitEvent | SpawnAgent:
     """Decode a control tool's arguments; raises ToolFailed with what is wrong."""
     try:
         return msgspec.json.decode(arguments or "{}", type=CONTROL[name])
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ToolFailed(f"invalid arguments for {name}: {error}") from error
 
 
@@ -58,7 +61,9 @@ def unique(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
     seen: set[str] = set()
     result = []
     for number, call in enumerate(calls, 1):
-        fresh = call.id if call.id and call.id not in seen else f"{call.id}#{number}"
+        fresh = call.id
+        while not fresh or fresh in seen:
+            fresh = f"{fresh}#{number}"
         seen.add(fresh)
         result.append(msgspec.structs.replace(call, id=fresh))
     return tuple(result)

@@ -12,7 +12,7 @@ from eventsourcing.dcb.domain import Selector, Slice
 
 from events import catalog as e
 from events.commit import GENESIS
-from events.errors import NotAllowedNow
+from events.errors import NotAllowedNow, NotFound
 from events.messages import Usage
 from events.names import Key, history_filter
 from events.state import State
@@ -49,9 +49,7 @@ class Deciding(Slice[e.Event]):
         if self.state.scheduled_for and not self.state.final:
             self.trigger_event(e.EventReceived, event_type="schedule")
 
-    def receive(
-        self, event_type: str, payload: Any, trigger: str, *, timed_out: bool = False
-    ) -> None:
+    def receive(self, event_type: str, payload: Any, trigger: str) -> None:
         """Wake from a wait; a second one finds nothing that waits."""
         awaited = self.state.awaited
         if self.state.final or awaited is None or awaited.event_type != event_type:
@@ -61,8 +59,15 @@ class Deciding(Slice[e.Event]):
             event_type=event_type,
             payload=payload,
             trigger=trigger,
-            timed_out=timed_out,
         )
+
+    def expire_wait(self, deadline: datetime) -> None:
+        """Let a wait end at its deadline; the timer of an earlier wait is ignored."""
+        awaited = self.state.awaited
+        if awaited and awaited.deadline == deadline:
+            self.trigger_event(
+                e.EventReceived, event_type=awaited.event_type, timed_out=True
+            )
 
     def expire_request(self, request: str) -> None:
         """Let the deadline of a request answer it, unless a person did."""
@@ -93,12 +98,27 @@ class Deciding(Slice[e.Event]):
         )
 
     def fork(self, forked: e.Forked) -> None:
-        """Part from the history that was copied before this."""
-        self.trigger_event(lambda: forked)
+        """Part from the history that was copied before this; only once from it."""
+        self.must_exist()
+        if self.state.origin != (forked.source, forked.source_version):
+            self.trigger_event(lambda: forked)
 
     def purge(self, reason: str) -> None:
         """Say that this history is about to be deleted; only after its end."""
+        self.must_exist()
         if not self.state.final:
             raise NotAllowedNow(f"{self.key} is {self.state.status}: end it first")
         if not self.state.purged:
             self.trigger_event(e.Purged, reason=reason)
+
+    def note_doubts(self) -> None:
+        """Say of the irreversible calls under way that nobody knows what they did."""
+        turn = self.state.turn
+        for call in turn.calls if turn else ():
+            if call.phase == "started":
+                self.trigger_event(e.ToolInDoubt, call_id=call.id)
+
+    def must_exist(self) -> None:
+        """Raise NotFound before the first commit."""
+        if self.state.version == 0:
+            raise NotFound(f"there is no execution {self.key}")

@@ -25,6 +25,7 @@ IN_DOUBT = (
     "Outcome unknown: the runner was lost while this ran. It may or may not have "
     "happened; check before you do it again."
 )
+NOT_RUN = "Not run: the conversation went on without it."
 _SIGNALS = (e.PauseRequested, e.CancelRequested, e.Resumed, e.ChildFinished)
 
 
@@ -239,10 +240,15 @@ class Execution(Running):
         self,
         event_type: str,
         payload: Any,
+        trigger: str | None,
         timed_out: bool,  # noqa: FBT001 - the event's field
     ) -> None:
         state = self.state
-        awaited, state.awaited, state.scheduled_for = state.awaited, None, None
+        if trigger is None and not timed_out:  # a start came due
+            state.scheduled_for = None
+            self._wake()
+            return
+        awaited, state.awaited = state.awaited, None
         told = _told(event_type, payload, timed_out=timed_out)
         if awaited and awaited.call_id:
             self._shut(awaited.call_id, told, "failed" if timed_out else "success")
@@ -292,10 +298,11 @@ class Execution(Running):
     def _(
         self, child: str, status: str, summary: str, usage: Usage, cost: float | None
     ) -> None:
-        known = self.state.children[child]
-        known.status = status
+        known = self.state.children.get(child)
         outcome: Outcome = "success" if status == "completed" else "failed"
-        self._shut(known.call_id, summary or f"The subagent {status}.", outcome)
+        if known:
+            known.status = status
+            self._shut(known.call_id, summary or f"The subagent {status}.", outcome)
         self._spend(usage, cost)
         if self.state.status == "awaiting_event":
             self.state.status = self.state.resting
@@ -312,8 +319,15 @@ class Execution(Running):
         state.idle_attempts = 0
 
     @event(e.Forked)
-    def _(self, model: str | None, input: str | None) -> None:  # noqa: A002 - see above
+    def _(
+        self,
+        source: str,
+        source_version: int,
+        model: str | None,
+        input: str | None,  # noqa: A002 - see above
+    ) -> None:
         state = self.state
+        state.origin, state.purged = (source, source_version), False
         self._rest("pending")
         state.parent = state.request = state.awaited = state.scheduled_for = None
         state.pause_requested = state.cancel_requested = False
@@ -325,7 +339,16 @@ class Execution(Running):
             if call.phase in ("asked", "waiting"):
                 call.phase = "open"
         if input is not None:
+            self._leave_calls()
             state.turns.append(Said(input))
+
+    def _leave_calls(self) -> None:
+        """Close what the last reply asked for: the talk goes on without it."""
+        for call in self.state.turn.calls if self.state.turn else ():
+            if call.phase in ("started", "in_doubt"):
+                call.close(IN_DOUBT, "in_doubt")
+            elif call.phase != "done":
+                call.close(NOT_RUN, "failed")
 
     @event(e.Completed)
     def _(self, output: str, finish_reason: e.FinishReason) -> None:
@@ -345,23 +368,19 @@ class Execution(Running):
 def answered(kind: e.AskKind, call: Call, answer: Any, *, timed_out: bool) -> None:
     """Let an answer close the call that asked, or open it to be run."""
     choice = answer if isinstance(answer, dict) else {}
-    decision, reason = choice.get("decision"), str(choice.get("reason", ""))
+    decision, reason = choice.get("decision"), str(choice.get("reason") or "")
     if timed_out:
         call.close("Nobody answered in time.", "failed")
     elif kind == "question":
         call.close(answer if isinstance(answer, str) else _json(answer))
     elif decision in ("approve", "edit", "run_again"):
         call.phase, call.approved = "open", True
-        call.arguments = _edited(call, choice)
+        if decision == "edit":
+            call.arguments = _json(choice.get("arguments"))
     elif kind == "approval":
         call.close(f"Denied. {reason}".strip(), "denied")
     else:
         call.close(f"{IN_DOUBT} {reason}".strip(), "in_doubt")
-
-
-def _edited(call: Call, choice: dict[str, Any]) -> str:
-    edited = choice.get("arguments")
-    return call.arguments if edited is None else _json(edited)
 
 
 def _told(event_type: str, payload: Any, *, timed_out: bool) -> str:

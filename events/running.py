@@ -34,8 +34,8 @@ class Running(Deciding):
             self._give_up()
             return
         self.trigger_event(e.Started, runner=runner, attempt=state.attempt + 1)
-        for call in self._calls("started"):
-            self.trigger_event(e.ToolInDoubt, call_id=call.id)
+        self.note_doubts()
+        self._answer_wrong_calls()  # an approval may have edited them
         self._proceed()
 
     def respond(
@@ -73,8 +73,7 @@ class Running(Deciding):
     def fail(self, attempt: int, error: str, message: str, *, retryable: bool) -> None:
         """End by an error that the runner met."""
         self._hold(attempt)
-        for call in self._calls("started"):
-            self.trigger_event(e.ToolInDoubt, call_id=call.id)
+        self.note_doubts()
         self.trigger_event(e.Failed, error=error, message=message, retryable=retryable)
 
     def recover(self, attempt: int, reason: str) -> None:
@@ -98,6 +97,7 @@ class Running(Deciding):
         return [c for c in turn.calls if c.phase == phase] if turn else []
 
     def _give_up(self) -> None:
+        self.note_doubts()
         attempts = self.state.idle_attempts
         self.trigger_event(
             e.Failed,
@@ -203,7 +203,7 @@ class Running(Deciding):
             question = f"Did {call.name} happen? Its runner was lost while it ran."
         self.trigger_event(
             e.InputRequested,
-            request=f"{self.state.steps}-{kind}-{call.id}",
+            request=f"{self.state.attempt}-{kind}-{call.id}",  # one in an attempt
             kind=kind,
             call_id=call.id,
             question=question,

@@ -103,7 +103,8 @@ class State(msgspec.Struct, kw_only=True):
     ``active_seconds`` counts running time only, up to ``running_since``.
     ``cost`` is in US dollars and leaves out ``unpriced`` replies, whose price is
     unknown. ``idle_attempts`` counts consecutive starts without progress.
-    ``work_version`` is the last commit that was work for a runner.
+    ``work_version`` is the last commit that was work for a runner. ``origin`` is
+    the execution and version that it was forked from.
     """
 
     user: str
@@ -120,6 +121,7 @@ class State(msgspec.Struct, kw_only=True):
     lane: Lane = "agents"
     workspace: str | None = None
     parent: Parent | None = None
+    origin: tuple[str, int] | None = None
     finish_reason: FinishReason | None = None
     failure: Failure | None = None
     purged: bool = False

@@ -84,7 +84,10 @@ class Awaited(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Created(Event, frozen=True, kw_only=True, tag="created.v1", omit_defaults=True):
-    """Somebody asked for an execution, and it was admitted."""
+    """Somebody asked for an execution, and it was admitted.
+
+    ``digest`` is that of the request: who asks for the same again gets this one.
+    """
 
     agent: AgentSpec
     input: str
@@ -94,6 +97,7 @@ class Created(Event, frozen=True, kw_only=True, tag="created.v1", omit_defaults=
     parent: Parent | None = None
     scheduled_for: datetime | None = None
     awaited: Awaited | None = None
+    digest: str = ""
 
 
 class StartAbandoned(Event, frozen=True, kw_only=True, tag="start_abandoned.v1"):

@@ -12,7 +12,7 @@ from eventsourcing.dcb.domain import Selector, Slice
 
 from events import catalog as e
 from events.commit import GENESIS
-from events.errors import NotAllowedNow, NotFound
+from events.errors import AlreadyExists, NotAllowedNow, NotFound
 from events.messages import Usage
 from events.names import Key, history_filter
 from events.state import State
@@ -35,9 +35,17 @@ class Deciding(Slice[e.Event]):
         return Selector(tags=[history_filter(self.key)])
 
     def create(self, created: e.Created) -> None:
-        """Begin; whoever asks again finds it already so."""
+        """Begin; whoever asks again for the same finds it already so.
+
+        Raises AlreadyExists when the id belongs to a different request.
+        """
         if self.state.version == 0:
             self.trigger_event(lambda: created)
+        elif self.state.digest != created.digest:
+            raise AlreadyExists(
+                f"{self.key} was started by a different request: use another id or "
+                "idempotency key, or repeat the request as it was"
+            )
 
     def abandon(self) -> None:
         """Close what was admitted and never created."""

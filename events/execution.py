@@ -123,8 +123,10 @@ class Execution(Running):
         parent: e.Parent | None,
         scheduled_for: datetime | None,
         awaited: e.Awaited | None,
+        digest: str,
     ) -> None:
         state = self.state
+        state.digest = digest
         state.agent, state.input, state.metadata = agent, input, metadata
         state.lane, state.workspace, state.parent = lane, workspace, parent
         state.scheduled_for, state.awaited = scheduled_for, awaited

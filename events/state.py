@@ -114,6 +114,7 @@ class State(msgspec.Struct, kw_only=True):
     status: Status = "pending"
     agent: AgentSpec = AgentSpec(name="")
     input: str = ""
+    digest: str = ""
     output: str | None = None
     metadata: dict[str, Any] = {}
     notes: dict[str, Any] = {}

@@ -14,7 +14,9 @@ from events.errors import InvalidInput, NotAllowedNow, NotFound
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the commands."""
+    """Base of the commands; one with the same id has its effect once."""
+
+    command_id: str = ""
 
     def decide(self, execution: Deciding) -> None:
         """Trigger what the request means now; raises Refused."""

@@ -226,7 +226,6 @@ class JetStreamJournal(Journal):
     @asynccontextmanager
     async def hear(self, heard: Callable[[Recorded], None]) -> AsyncIterator[None]:
         """Call ``heard`` with each signal and each end as it is appended."""
-
         subscriptions = [
             await self.wire.subscribe(subject, partial(heard_from, heard=heard))
             for subject in (FEED_SIGNALS, FEED_FINISHED)

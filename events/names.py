@@ -13,10 +13,17 @@ from events.spec import Lane
 # ── streams ──────────────────────────────────────────────────────────────────
 EVENTS = "EVENTS"  # the truth: one message per commit
 
+COMMANDS = "COMMANDS"  # what was asked, for seven days
+
+# ── consumers ────────────────────────────────────────────────────────────────
+LIFECYCLE = "lifecycle"  # hands out commands, to one client at a time
+
 # ── subjects ─────────────────────────────────────────────────────────────────
 EVENTS_ALL = "events.>"  # what EVENTS stores
 FEED_ALL = "feed.>"  # EVENTS republished for live readers, after it was stored
 FEED_SIGNALS = "feed.*.*.signal"  # what a runner must hear while it holds
+COMMANDS_ALL = "commands.*.*.*"  # <user>.<execution>.<verb>: who asks is who may
+GATEWAY_ALL = "gateway.*.*.*"  # the same, where the gateway vouches for who asks
 FEED_FINISHED = "feed.*.*.finished"  # likewise: a kill ends what it holds
 
 # ── headers ──────────────────────────────────────────────────────────────────
@@ -76,6 +83,16 @@ def lane_filter(lane: Lane, key: Key | None = None) -> str:
 def lane_consumer(lane: Lane, key: Key | None = None) -> str:
     """The durable pull consumer that hands out the work of a lane."""
     return f"runners-{lane}" if key is None else f"runner-{lane}-{key.execution}"
+
+
+def command_subject(door: str, key: Key, verb: str) -> str:
+    """Where a command is published; ``door`` is commands or gateway."""
+    return f"{door}.{key.user}.{key.execution}.{verb}"
+
+
+def answer_subject(user: str, command_id: str) -> str:
+    """Where a command is answered."""
+    return f"answers.{user}.{command_id}"
 
 
 def split_subject(subject: str) -> tuple[Key, Route]:

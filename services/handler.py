@@ -47,13 +47,14 @@ class Handler:
         *,
         cause: str | None = None,
         known: Execution | None = None,
+        by: str | None = None,
     ) -> Execution:
         """Make ``decide``'s decision durable and return the execution after it.
 
         Applied once however often it is asked: a ``cause`` (command id) that
         the history knows changes nothing, nor does a decision that triggers no
-        event. ``known`` is taken over by this call: use what it returns, and
-        after an error nothing. Raises what ``decide`` raises, once the newest
+        event. ``by`` stands for whoever asked. ``known`` is taken over by this
+        call: use what it returns, and after an error nothing. Raises what ``decide`` raises, once the newest
         state was seen to refuse too, and Conflict after ``ROUNDS`` lost races.
         """
         execution = known or await self.load(key)
@@ -61,7 +62,7 @@ class Handler:
             if cause is not None and cause in execution.state.applied:
                 return execution
             try:
-                return await self._once(execution, decide, cause)
+                return await self._once(execution, decide, cause, by or self.by)
             except Conflict:
                 execution = await self.load(key)
             except Refused:
@@ -72,7 +73,7 @@ class Handler:
         raise Conflict(f"{key} changes too fast: {ROUNDS} decisions were overtaken")
 
     async def _once(
-        self, execution: Execution, decide: Decision, cause: str | None
+        self, execution: Execution, decide: Decision, cause: str | None, by: str
     ) -> Execution:
         execution.now = self.clock()
         decide(execution)
@@ -82,7 +83,7 @@ class Handler:
                 version=execution.state.version + 1,
                 id=next(self._ids),
                 at=execution.now,
-                by=self.by,
+                by=by,
                 cause=cause,
                 events=events,  # type: ignore[arg-type]  # every Event is in AnyEvent
             )

@@ -1,0 +1,152 @@
+"""The port of commands: publish, take in order, answer.
+
+Commands of one execution are taken by one client at a time (it is pinned,
+others stand by), so they are handled in the order in which they were stored.
+"""
+
+import asyncio
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from events.names import Key
+
+Door = Literal["commands", "gateway"]
+"""Where a command came in: on ``gateway`` its sender vouches for who asks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One command as it was stored; ``key`` and ``verb`` are not checked yet."""
+
+    door: Door
+    key: Key
+    verb: str
+    body: bytes
+    position: int
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Inbox(ABC):
+    """The log of commands, and the way back for answers."""
+
+    @abstractmethod
+    async def publish(
+        self,
+        key: Key,
+        verb: str,
+        body: bytes,
+        *,
+        door: Door = "commands",
+        headers: dict[str, str] | None = None,
+    ) -> int:
+        """Store a command and return its position; raises Unavailable."""
+
+    @abstractmethod
+    async def take(self, limit: int, wait: float) -> list[Order]:
+        """Take up to ``limit`` commands in order; none only after ``wait`` seconds.
+
+        None also while another client is the one that takes.
+        """
+
+    @abstractmethod
+    async def done(self, order: Order) -> None:
+        """Never hand it out again; raises Unavailable if not confirmed."""
+
+    @abstractmethod
+    async def answer(self, user: str, command_id: str, body: bytes) -> None:
+        """Tell whoever listens; raises Unavailable."""
+
+    @abstractmethod
+    def answers(
+        self, user: str, command_id: str
+    ) -> AbstractAsyncContextManager["asyncio.Queue[bytes]"]:
+        """Listen for the answers to one command (``*``: all of the user's)."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop taking; another client may."""
+
+
+class MemoryInbox(Inbox):
+    """All in one process: the same promises, nothing stored."""
+
+    def __init__(self) -> None:
+        self._positions = itertools.count(1)
+        self._orders: list[Order] = []
+        self._open: dict[int, Order] = {}
+        self._stirred = asyncio.Event()
+        self._listeners: list[tuple[str, str, asyncio.Queue[bytes]]] = []
+
+    async def publish(
+        self,
+        key: Key,
+        verb: str,
+        body: bytes,
+        *,
+        door: Door = "commands",
+        headers: dict[str, str] | None = None,
+    ) -> int:
+        """Keep a command and return its position."""
+        position = next(self._positions)
+        self._orders.append(
+            Order(
+                door=door,
+                key=key,
+                verb=verb,
+                body=body,
+                position=position,
+                headers=headers or {},
+            )
+        )
+        self._stirred.set()
+        return position
+
+    async def take(self, limit: int, wait: float) -> list[Order]:
+        """Take up to ``limit`` commands in order."""
+        if not self._orders:
+            self._stirred.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._stirred.wait()
+            except TimeoutError:
+                return []
+        taken, self._orders = self._orders[:limit], self._orders[limit:]
+        self._open.update({order.position: order for order in taken})
+        return taken
+
+    def redeliver(self) -> None:
+        """Hand out again what was taken and not done, before all that is newer."""
+        self._orders = sorted(
+            [*self._open.values(), *self._orders], key=lambda order: order.position
+        )
+        self._open.clear()
+        self._stirred.set()
+
+    async def done(self, order: Order) -> None:
+        """Never hand it out again."""
+        self._open.pop(order.position, None)
+
+    async def answer(self, user: str, command_id: str, body: bytes) -> None:
+        """Tell whoever listens."""
+        for who, what, queue in self._listeners:
+            if who == user and what in ("*", command_id):
+                queue.put_nowait(body)
+
+    @asynccontextmanager
+    async def answers(
+        self, user: str, command_id: str
+    ) -> AsyncIterator[asyncio.Queue[bytes]]:
+        """Listen for the answers to one command."""
+        listener = (user, command_id, asyncio.Queue[bytes]())
+        self._listeners.append(listener)
+        try:
+            yield listener[2]
+        finally:
+            self._listeners.remove(listener)
+
+    async def close(self) -> None:
+        """Nothing to let go."""

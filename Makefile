@@ -29,6 +29,7 @@ types: .venv/.ready ## mypy, strict
 bench: .venv/.ready ## every benchmark, next to its floor
 	$(BIN)/python -m benchmarks.steps
 	$(BIN)/python -m benchmarks.load
+	$(BIN)/python -m benchmarks.commands
 
 clean: ## throw the environment and caches away
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

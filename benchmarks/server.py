@@ -15,7 +15,8 @@ from services.folder import DataFolder
 async def fresh_server(sync: str) -> AsyncIterator[EmbeddedServer]:
     """Start a server on an empty store; ``sync`` is nats-server's sync_interval."""
     with tempfile.TemporaryDirectory(prefix="wake-bench-") as name:
-        with DataFolder.open(Path(name) / "data") as folder:
+        folder = DataFolder.open(Path(name) / "data")
+        with folder:
             async with EmbeddedServer.start(folder, sync=sync) as server:
                 yield server
 

@@ -10,6 +10,7 @@ positions and the same concurrency, by bare nats-py.
 import asyncio
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -33,6 +34,7 @@ from services.embedded import EmbeddedServer
 from services.handler import Handler
 from services.process import tune_collector
 from services.runner import Runner
+from services.tools.calls import Tools
 from services.tools.files import ReadFile
 from services.tools.tasks import TodoWrite
 
@@ -76,8 +78,11 @@ class Instant:
             file = '{"path": "file.txt"}'
             self._calls = (ToolCall(id="a", name="read_file", arguments=file),)
 
-    async def reply(self, request: Request, on_text: object = ignore) -> Reply:
+    async def reply(
+        self, request: Request, on_text: Callable[[str], None] = ignore
+    ) -> Reply:
         """Count the own replies in the conversation."""
+        on_text("")
         said = len(request.messages) // 2
         calls = self._calls if said < STEPS - 1 else ()
         usage = Usage(input=1, output=1)
@@ -135,7 +140,7 @@ async def runner_rate(server: EmbeddedServer, case: Case) -> tuple[float, int]:
 
 def _means(workspaces: Path, case: Case) -> Means:
     (workspaces / "file.txt").write_text("y" * SIZE)
-    tools = {"todo_write": TodoWrite(), "read_file": ReadFile()}
+    tools: Tools = {"todo_write": TodoWrite(), "read_file": ReadFile()}
     return Means(
         open_model=lambda _: Instant(case.kind), tools=tools, workspaces=workspaces
     )
@@ -151,9 +156,7 @@ async def _create(journal: JetStreamJournal, case: Case, workspace: str) -> None
 
 async def floor_rate(server: EmbeddedServer, case: Case, size: int) -> float:
     """Make the same appends by bare nats-py; returns steps per second."""
-    client = await nats.connect(
-        server.url, user=server.user, password=server.password
-    )
+    client = await nats.connect(server.url, user=server.user, password=server.password)
     stream = client.jetstream()
     left = iter(range(case.executions))
     appends = STEPS if case.kind == "steps" else STEPS * 2 - 1
@@ -205,9 +208,10 @@ async def main() -> None:
     """Measure every row, the middle of three runs each."""
     asked = options(__doc__ or "")
     rounds = 1 if asked.quick else 3
-    figures = []
-    for case in cases(quick=asked.quick):
-        figures.append(middle([await measure(case) for _ in range(rounds)]))
+    figures = [
+        middle([await measure(case) for _ in range(rounds)])
+        for case in cases(quick=asked.quick)
+    ]
     show("durable steps of one runner", figures, as_json=asked.json)
 
 

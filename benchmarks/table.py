@@ -63,7 +63,7 @@ def show(title: str, figures: Iterable[Figure], *, as_json: bool) -> None:
 
 def middle(figures: list[Figure]) -> Figure:
     """Take the run in the middle, floor and value of the same run."""
-    by_ratio = sorted(figures, key=lambda f: (f.ratio or f.value))
+    by_ratio = sorted(figures, key=lambda f: f.ratio or f.value)
     return by_ratio[len(by_ratio) // 2]
 
 

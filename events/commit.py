@@ -112,9 +112,15 @@ def _encode(commit: Commit, key: Key) -> bytes:
         bare = _encoder.encode(commit)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"{key}: a value is no JSON: {error}") from error
-    if bare.count(b"[") + bare.count(b"{") > MAX_DEPTH and _depth(bare) > MAX_DEPTH:
+    if too_deep(bare):
         raise InvalidInput(f"{key}: a value is nested deeper than {MAX_DEPTH} levels")
     return bare
+
+
+def too_deep(body: bytes) -> bool:
+    """Whether JSON is nested deeper than ``MAX_DEPTH`` levels."""
+    brackets = body.count(b"[") + body.count(b"{")
+    return brackets > MAX_DEPTH and _depth(body) > MAX_DEPTH
 
 
 def _depth(body: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Faults on purpose: named crash points, and a log that misbehaves.
+"""Faults on purpose: named crash points (``faulty.py`` is the log that misbehaves).
 
 Inert in production. A test arms a crash point by the environment variable
 ``WAKE_CRASH=<point>:<n>``: at its n-th passing the process is killed, as by

@@ -5,6 +5,7 @@ flight at once: a wildcard costs ten times as much (``docs/adr/0002``).
 """
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
@@ -33,9 +34,9 @@ from events.names import (
     lane_filter,
     split_subject,
 )
-from events.pull import Feed, JetStreamQueue, heard_from
+from events.pull import Feed, JetStreamQueue, Source, commits, heard_from
 from events.spec import Lane
-from events.wire import ANSWER, ApiError, Wire, raise_problem, status
+from events.wire import ANSWER, ApiError, Nobody, Wire, raise_problem, status
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -47,9 +48,16 @@ WRONG_LAST_SEQUENCE = 10071
 NOT_FOUND = 10037
 NAME_IN_USE = 10058
 NO_JETSTREAM = (10039, 10076)
+NO_STREAMS = (
+    "this nats-server has no JetStream for this user: start it with jetstream enabled "
+    "(see nats.conf)"
+)
 
 BATCH = 1_000
 """Commits one direct get asks for."""
+
+BATCH_BYTES = 4 * 1024 * 1024
+"""Bytes it asks for: a server that sends more than it may buffer cuts us off."""
 
 _stream: dict[str, Any] = {
     "name": EVENTS,
@@ -92,19 +100,19 @@ class JetStreamJournal(Journal):
 
     @classmethod
     async def open(cls, wire: Wire, *, replicas: int = 1) -> Self:
-        """Provision the stream; asking again is fine. Raises ServerUnsuitable."""
+        """Provision the stream; asking again is fine.
+
+        Raises ServerUnsuitable, and Unavailable when the server stays silent.
+        """
         config = {**_stream, "num_replicas": replicas}
         try:
-            await wire.api(f"STREAM.CREATE.{EVENTS}", config)
+            await _provision(wire, config)
         except ApiError as error:
-            if error.number != NAME_IN_USE:
-                raise _unsuitable(error) from error
-            await wire.api(f"STREAM.UPDATE.{EVENTS}", config)
+            raise _unsuitable(error) from error
+        except Nobody as error:
+            raise ServerUnsuitable(NO_STREAMS) from error
         except OutcomeUnknown as error:
-            raise ServerUnsuitable(
-                "this nats-server has no JetStream for this user: start it with "
-                "jetstream enabled (see nats.conf)"
-            ) from error
+            raise Unavailable(f"the log cannot be opened now: {error}") from error
         return cls(wire)
 
     async def _publish(self, new: Recorded, after: int) -> int:
@@ -143,8 +151,11 @@ class JetStreamJournal(Journal):
         return Recorded(stored.seq, key, route, unseal(body, key), body)
 
     async def _read(self, key: Key) -> list[Recorded]:
-        async with asyncio.TaskGroup() as group:
-            routes = [group.create_task(self._read_route(key, r)) for r in ROUTES]
+        try:
+            async with asyncio.TaskGroup() as group:
+                routes = [group.create_task(self._read_route(key, r)) for r in ROUTES]
+        except ExceptionGroup as errors:  # all say the same, or one says it best
+            raise errors.exceptions[0] from errors
         return [recorded for route in routes for recorded in route.result()]
 
     async def _read_route(self, key: Key, route: Route) -> list[Recorded]:
@@ -152,54 +163,81 @@ class JetStreamJournal(Journal):
         commits: list[Recorded] = []
         while True:
             start = commits[-1].position + 1 if commits else 1
-            query = {"seq": start, "next_by_subj": subject, "batch": BATCH}
-            batch = await self._batch(msgspec.json.encode(query))
+            query = {
+                "seq": start,
+                "next_by_subj": subject,
+                "batch": BATCH,
+                "max_bytes": BATCH_BYTES,
+            }
+            batch, more = await self._batch(msgspec.json.encode(query))
             for message in batch:
                 position = int((message.headers or {})["Nats-Sequence"])
                 commit = unseal(message.data, key)
                 commits.append(Recorded(position, key, route, commit, message.data))
-            if len(batch) < BATCH:
+            if not more:
                 return commits
 
-    async def _batch(self, query: bytes) -> "list[Msg]":
-        """Collect the parts of a batched direct get."""
+    async def _batch(self, query: bytes) -> "tuple[list[Msg], bool]":
+        """Collect the parts of a batched direct get; True if there are more.
+
+        A batch may end early, when it has enough bytes.
+        """
         parts: list[Msg] = []
-        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        done = self.wire.promise()
 
         def take(message: "Msg") -> None:
-            what = status(message)
-            if what is None:
+            if status(message) is None:
                 parts.append(message)
             elif not done.done():
-                done.set_result(what)
+                done.set_result(message)
 
         reply = self.wire.open(take)
         try:
             async with asyncio.timeout(ANSWER):
                 await self.wire.send(f"$JS.API.DIRECT.GET.{EVENTS}", query, reply=reply)
-                what = await done
+                last = await done
         except (TimeoutError, OutcomeUnknown) as error:
             raise Unavailable("the log cannot be read now") from error
         finally:
+            done.cancel()
             self.wire.shut(reply)
+        what = status(last)
         if what not in ("204", "404"):
             raise Unavailable(f"the log cannot be read now (status {what})")
-        return parts
+        pending = int((last.headers or {}).get("Nats-Num-Pending", 0))
+        return parts, bool(parts) and pending > 0
 
     async def follow(
-        self, *, after: int = 0, key: Key | None = None, live: bool = True
+        self,
+        *,
+        after: int = 0,
+        key: Key | None = None,
+        routes: Sequence[Route] = ROUTES,
+        live: bool = True,
     ) -> AsyncGenerator[Sequence[Recorded], None]:
         """Yield every commit beyond ``after``, in order, in runs."""
-        end = None if live else await self._end(key)
-        async with aclosing(Feed(self.wire, key, after).runs(end)) as runs:
+        source = commits(key, routes)
+        end = None if live else await self._end(source)
+        async with aclosing(Feed(self.wire, source, after).runs(end)) as runs:
             async for run in runs:
                 yield run
 
-    async def _end(self, key: Key | None) -> int:
+    async def _end(self, source: Source[Recorded]) -> int:
         """Return the position of the last commit there is now."""
-        subject = history_filter(key) if key else EVENTS_ALL
-        last = await self._get({"last_by_subj": subject})
-        return last.position if last else 0
+        asked = [self._get({"last_by_subj": subject}) for subject in source.subjects]
+        return max(
+            last.position if last else 0 for last in await asyncio.gather(*asked)
+        )
+
+    async def handed_out(self, lane: Lane, *, key: Key | None = None) -> int:
+        """Return the position of the newest work that was ever leased."""
+        try:
+            answer = await self.wire.api(
+                f"CONSUMER.INFO.{EVENTS}.{lane_consumer(lane, key)}"
+            )
+        except ApiError:
+            return 0  # nobody ever opened that lane
+        return int(msgspec.json.decode(answer)["delivered"]["stream_seq"])
 
     async def work(
         self, lane: Lane, *, lease: float = 30.0, key: Key | None = None
@@ -237,10 +275,20 @@ class JetStreamJournal(Journal):
                 await self.wire.unsubscribe(subscription)
 
 
+async def _provision(wire: Wire, config: dict[str, Any]) -> None:
+    try:
+        await wire.api(f"STREAM.CREATE.{EVENTS}", config)
+    except ApiError as error:
+        if error.number != NAME_IN_USE:
+            raise
+        await wire.api(f"STREAM.UPDATE.{EVENTS}", config)
+
+
 def _append_error(error: ApiError) -> Exception:
     """Tell a lost race from a refusal, and both from not knowing."""
     if error.number == WRONG_LAST_SEQUENCE:
-        return WrongPosition(str(error))
+        last = re.search(r"(\d+)$", str(error))
+        return WrongPosition(str(error), last=int(last[1]) if last else None)
     if error.number == 10054:  # noqa: PLR2004 - message size exceeds maximum
         return TooLarge(str(error))
     return OutcomeUnknown(str(error))
@@ -248,8 +296,5 @@ def _append_error(error: ApiError) -> Exception:
 
 def _unsuitable(error: ApiError) -> ServerUnsuitable:
     if error.number in NO_JETSTREAM:
-        return ServerUnsuitable(
-            "this nats-server has no JetStream for this user: start it with "
-            "jetstream enabled (see nats.conf)"
-        )
+        return ServerUnsuitable(NO_STREAMS)
     return ServerUnsuitable(f"this nats-server cannot hold the log: {error}")

@@ -11,9 +11,16 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from events.commit import Recorded
-from events.errors import Conflict, Corrupt, OutcomeUnknown, TooLarge, WakeError
+from events.errors import (
+    Conflict,
+    Corrupt,
+    OutcomeUnknown,
+    TooLarge,
+    Unavailable,
+    WakeError,
+)
 from events.faults import crash_point
-from events.names import MAX_COMMIT, Key
+from events.names import MAX_COMMIT, ROUTES, Key, Route
 from events.spec import Lane
 
 PATIENCE = 30.0
@@ -24,7 +31,11 @@ REREADS = 5
 
 
 class WrongPosition(WakeError):
-    """The expected position was not the last one when the log looked."""
+    """The expected position was not the last one; ``last`` is, if the log said so."""
+
+    def __init__(self, message: str = "", *, last: int | None = None) -> None:
+        super().__init__(message)
+        self.last = last
 
 
 class Work(ABC):
@@ -73,8 +84,9 @@ class Journal(ABC):
 
         Whatever the log answers or fails to answer, this finds out whether the
         commit was stored, and stores it once. Returns it with its position.
-        Raises Conflict if another commit follows ``after``, TooLarge, and
-        OutcomeUnknown when the log stayed silent until the deadline.
+        Raises Conflict if another commit follows ``after``, TooLarge, Corrupt
+        if the log lost what it had, and OutcomeUnknown when it stayed silent
+        until the deadline.
         """
         _check_size(new)
         crash_point("append.before")
@@ -88,26 +100,28 @@ class Journal(ABC):
         pause = 0.05
         while True:
             try:
-                position = await self._publish(new, after)
-                return Recorded(position, *new[1:])
-            except WrongPosition:
-                if found := await self._look(new, after):
-                    return found
+                return await self._attempt(new, after)
             except OutcomeUnknown:
                 if loop.time() > deadline:
                     raise
-            if loop.time() > deadline:
-                raise OutcomeUnknown(f"the log did not store {new.key} in time")
             await asyncio.sleep(pause)
             pause = min(1.0, pause * 2)
 
-    async def _look(self, new: Recorded, after: int) -> Recorded | None:
-        """Return the stored commit if it is ours, None if nothing follows ``after``."""
+    async def _attempt(self, new: Recorded, after: int) -> Recorded:
+        """Try once, and look who was first if it was not the place to append."""
         try:
-            found = await self._following(new.key, after)
-        except OutcomeUnknown:
-            return None
-        if found is None or found.commit.id == new.commit.id:
+            position = await self._publish(new, after)
+        except WrongPosition as error:
+            return await self._look(new, after, error.last)
+        return Recorded(position, *new[1:])
+
+    async def _look(self, new: Recorded, after: int, last: int | None) -> Recorded:
+        """Return what follows ``after`` if it is ours; raises Conflict if it is not."""
+        found = await self._following(new.key, after)
+        if found is None:
+            _check_end(new.key, after, last)
+            raise OutcomeUnknown(f"the log did not store {new.key}: try again")
+        if found.commit.id == new.commit.id:
             return found
         raise Conflict(
             f"{new.key}: version {found.commit.version} was appended first, "
@@ -118,7 +132,8 @@ class Journal(ABC):
         """Load a whole history, oldest first; empty if there is none.
 
         ``at_least``: a position that is known to be in it. Raises Corrupt if
-        versions are missing and stay missing.
+        versions are missing and stay missing, Unavailable if what answers is
+        behind and stays behind.
         """
         history: list[Recorded] = []
         for attempt in range(REREADS):
@@ -127,6 +142,8 @@ class Journal(ABC):
             tip = history[-1].position if history else 0
             if tip >= at_least and _contiguous(history):
                 return history
+        if _contiguous(history) and await self.tip(key) >= at_least:
+            raise Unavailable(f"{key}: its newest commits cannot be read yet")
         raise Corrupt(
             f"history of {key} is incomplete: versions "
             f"{_missing(history)} are missing; restore EVENTS from a backup"
@@ -152,10 +169,16 @@ class Journal(ABC):
 
     @abstractmethod
     def follow(
-        self, *, after: int = 0, key: Key | None = None, live: bool = True
+        self,
+        *,
+        after: int = 0,
+        key: Key | None = None,
+        routes: Sequence[Route] = ROUTES,
+        live: bool = True,
     ) -> AsyncGenerator[Sequence[Recorded], None]:
         """Yield every commit beyond ``after``, in order, none twice, in runs.
 
+        ``key`` and ``routes`` restrict it to one history, to some routes.
         ``live=False`` ends at what was the end of the log when it began. Close
         it (``contextlib.aclosing``) when done.
         """
@@ -165,6 +188,10 @@ class Journal(ABC):
         self, lane: Lane, *, lease: float = 30.0, key: Key | None = None
     ) -> WorkQueue:
         """Open the work of a lane, or only that of one execution."""
+
+    @abstractmethod
+    async def handed_out(self, lane: Lane, *, key: Key | None = None) -> int:
+        """Return the position of the newest work that was ever leased (0: none)."""
 
     @abstractmethod
     def hear(
@@ -181,11 +208,23 @@ def _check_size(new: Recorded) -> None:
         )
 
 
+def _check_end(key: Key, after: int, last: int | None) -> None:
+    """Raise Corrupt if nothing follows ``after`` and yet it is not the last."""
+    if last is None or last == after:
+        return
+    if last > after:
+        what = f"position {last} is there and cannot be read"
+    else:
+        what = f"it ends at position {last}, and position {after} was acknowledged"
+    raise Corrupt(f"history of {key} is damaged: {what}; restore EVENTS from a backup")
+
+
 def _contiguous(history: Sequence[Recorded]) -> bool:
     return all(r.commit.version == n for n, r in enumerate(history, 1))
 
 
 def _missing(history: Sequence[Recorded]) -> str:
     there = {r.commit.version for r in history}
-    missing = sorted(set(range(1, max(there, default=0) + 2)) - there)
+    last = max(there, default=0)
+    missing = sorted(set(range(1, last)) - there) or [last + 1]
     return ", ".join(map(str, missing[:5]))

@@ -5,16 +5,15 @@ a clock that is given: leases run out when it says so.
 """
 
 import asyncio
-import itertools
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from events.commit import Recorded, unseal
 from events.journal import Journal, Work, WorkQueue, WrongPosition
-from events.names import LANES, Key
+from events.names import LANES, ROUTES, Key, Route
 from events.spec import Lane
 
 Clock = Callable[[], float]
@@ -32,8 +31,8 @@ class MemoryJournal(Journal):
         self._leases: dict[tuple[Lane, Key | None], _Leases] = {}
 
     async def _publish(self, new: Recorded, after: int) -> int:
-        if await self.tip(new.key) != after:
-            raise WrongPosition
+        if (tip := await self.tip(new.key)) != after:
+            raise WrongPosition(last=tip)
         stored = new._replace(
             position=len(self._log) + 1, commit=unseal(new.body, new.key)
         )
@@ -63,14 +62,20 @@ class MemoryJournal(Journal):
         return history[-1].position if history else 0
 
     async def follow(
-        self, *, after: int = 0, key: Key | None = None, live: bool = True
+        self,
+        *,
+        after: int = 0,
+        key: Key | None = None,
+        routes: Sequence[Route] = ROUTES,
+        live: bool = True,
     ) -> AsyncGenerator[Sequence[Recorded], None]:
         """Yield every commit beyond ``after``, in order, in runs."""
         end = len(self._log)
         while live or after < end:
             new = self._log[after : None if live else end]
             after += len(new)
-            if run := [r for r in new if key in (None, r.key)]:
+            run = [r for r in new if key in (None, r.key) and r.route in routes]
+            if run:
                 yield run
             if live:
                 await self._beyond(after)
@@ -86,6 +91,11 @@ class MemoryJournal(Journal):
         leases = self._leases.setdefault((lane, key), _Leases())
         return MemoryWorkQueue(self, lane, key, leases, lease)
 
+    async def handed_out(self, lane: Lane, *, key: Key | None = None) -> int:
+        """Return the position of the newest work that was ever leased."""
+        leases = self._leases.get((lane, key))
+        return leases.seen if leases else 0
+
     @asynccontextmanager
     async def hear(self, heard: Callable[[Recorded], None]) -> AsyncIterator[None]:
         """Call ``heard`` with each signal and each end as it is appended."""
@@ -97,10 +107,11 @@ class MemoryJournal(Journal):
 
     def lane(self, lane: Lane, key: Key | None, after: int) -> list[Recorded]:
         """Return the work of a lane beyond a position."""
-        new = itertools.islice(self._log, after, None)
-        return [r for r in new if r.route == lane and key in (None, r.key)]
+        return [
+            r for r in self._log[after:] if r.route == lane and key in (None, r.key)
+        ]
 
-    async def grown(self, wait: float) -> None:
+    async def grown(self, wait: float | None) -> None:
         """Return when the log or the clock went on, or after ``wait`` seconds."""
         try:
             async with asyncio.timeout(wait), self._grown:
@@ -142,19 +153,28 @@ class MemoryWorkQueue(WorkQueue):
 
     async def fetch(self, limit: int, wait: float) -> list[Work]:
         """Lease up to ``limit`` works."""
-        if works := self._take(limit):
-            return works
-        await self.journal.grown(min(wait, 5.0))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(wait, 5.0)):
+                while not self._due():
+                    await self.journal.grown(self._next())
         return self._take(limit)
 
-    def _take(self, limit: int) -> list[Work]:
+    def _next(self) -> float | None:
+        """Seconds until a lease runs out, by a clock that goes on by itself."""
+        now = self.journal.clock()
+        return min((h.due - now for h in self.leases.open.values()), default=None)
+
+    def _due(self) -> "list[_Lease]":
         leases, now = self.leases, self.journal.clock()
         for recorded in self.journal.lane(self._lane, self._key, leases.seen):
             leases.open[recorded.position] = _Lease(recorded, now)
             leases.seen = recorded.position
-        due = [lease for lease in leases.open.values() if lease.due <= now][:limit]
+        return [lease for lease in leases.open.values() if lease.due <= now]
+
+    def _take(self, limit: int) -> list[Work]:
+        due = self._due()[:limit]
         for lease in due:
-            lease.due = now + self.lease
+            lease.due = self.journal.clock() + self.lease
             lease.deliveries += 1
         return [MemoryWork(self, lease) for lease in due]
 

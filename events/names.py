@@ -5,6 +5,7 @@ Ids are single subject tokens; what comes from outside is checked by
 """
 
 import re
+from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 from events.errors import InvalidInput
@@ -14,6 +15,7 @@ from events.spec import Lane
 EVENTS = "EVENTS"  # the truth: one message per commit
 
 COMMANDS = "COMMANDS"  # what was asked, for seven days
+LOGS = "LOGS"  # what is told of executions, for some days
 
 # ── consumers ────────────────────────────────────────────────────────────────
 LIFECYCLE = "lifecycle"  # hands out commands, to one client at a time
@@ -25,10 +27,12 @@ FEED_SIGNALS = "feed.*.*.signal"  # what a runner must hear while it holds
 COMMANDS_ALL = "commands.*.*.*"  # <user>.<execution>.<verb>: who asks is who may
 GATEWAY_ALL = "gateway.*.*.*"  # the same, where the gateway vouches for who asks
 FEED_FINISHED = "feed.*.*.finished"  # likewise: a kill ends what it holds
+LOGS_ALL = "logs.*.*.*"  # <user>.<execution>.<level>
 
 # ── headers ──────────────────────────────────────────────────────────────────
 EXPECTED_POSITION = "Nats-Expected-Last-Subject-Sequence"  # optimistic concurrency
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"  # … over all routes
+MESSAGE_ID = "Nats-Msg-Id"  # a log line written twice is stored once
 
 # ── limits of the log ────────────────────────────────────────────────────────
 MAX_MESSAGE = 512 * 1024  # bytes of one stored message, headers included
@@ -41,6 +45,11 @@ Route = Literal[
 
 ROUTES: tuple[Route, ...] = get_args(Route)
 LANES: tuple[Lane, ...] = get_args(Lane)
+
+Level = Literal["debug", "info", "warning", "error"]
+"""How much a log line matters, from the least: the last token of its subject."""
+
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -82,7 +91,9 @@ def lane_filter(lane: Lane, key: Key | None = None) -> str:
 
 def lane_consumer(lane: Lane, key: Key | None = None) -> str:
     """The durable pull consumer that hands out the work of a lane."""
-    return f"runners-{lane}" if key is None else f"runner-{lane}-{key.execution}"
+    if key is None:
+        return f"runners-{lane}"
+    return f"runner-{lane}-{key.user}={key.execution}"  # ids have no =: never ambiguous
 
 
 def command_subject(door: str, key: Key, verb: str) -> str:
@@ -93,6 +104,29 @@ def command_subject(door: str, key: Key, verb: str) -> str:
 def answer_subject(user: str, command_id: str) -> str:
     """Where a command is answered."""
     return f"answers.{user}.{command_id}"
+
+
+@lru_cache(maxsize=4096)  # asked for each line, of few executions at a time
+def log_subject(key: Key, level: Level) -> str:
+    """Where a log line of ``key`` is stored; raises InvalidInput."""
+    check_id(key.user, "user")
+    check_id(key.execution, "execution")
+    return f"logs.{key.user}.{key.execution}.{check_level(level)}"
+
+
+def log_filters(key: Key | None, level: Level | None) -> list[str]:
+    """The log lines of ``key`` (None: of all), of ``level`` and above."""
+    user, execution = key or ("*", "*")
+    first = 0 if level is None else LEVELS.index(check_level(level))
+    return [f"logs.{user}.{execution}.{name}" for name in LEVELS[first:]]
+
+
+def check_level(level: str) -> Level:
+    """Return ``level`` if there is such a level, else raise InvalidInput."""
+    for known in LEVELS:
+        if level == known:
+            return known
+    raise InvalidInput(f"no level {level!r:.80}; there are: {', '.join(LEVELS)}")
 
 
 def split_subject(subject: str) -> tuple[Key, Route]:

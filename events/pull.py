@@ -10,21 +10,33 @@ missing means loss, and it begins again after the last commit it passed on
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from events.commit import Recorded, unseal
-from events.errors import OutcomeUnknown, Unavailable
+from events.errors import OutcomeUnknown, Unavailable, WakeError
 from events.journal import Work, WorkQueue
-from events.names import EVENTS, Key, history_filter, split_subject
+from events.names import (
+    EVENTS,
+    EVENTS_ALL,
+    ROUTES,
+    Key,
+    Route,
+    commit_subject,
+    history_filter,
+    split_subject,
+)
 from events.wire import ApiError, Wire, status
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
+
+logger = logging.getLogger(__name__)
 
 MAX_WAIT = 5.0
 """Seconds a fetch may last: across a restart of the server it hears nothing."""
@@ -35,8 +47,8 @@ HEARTBEAT = 2.0
 RUN = 500
 """Commits a feed asks for at a time: bounds what waits in memory."""
 
-NO_CONSUMER = 10014
-CONSUMER_GONE = ("404", "408", "409")
+RAN_OUT = "408"
+"""The status of a request that asked for more than came in its time."""
 
 
 def delivery(message: "Msg") -> tuple[int, int, int]:
@@ -62,33 +74,47 @@ class JetStreamQueue(WorkQueue):
     """The work of one lane, from a durable consumer.
 
     What was asked for and has not arrived stays asked for: a cancelled request
-    would take work and let it lie until its lease runs out.
+    would take work and let it lie until its lease runs out. What lay here for
+    half its lease is not handed out any more: it may be another's by now.
     """
 
     def __init__(self, wire: Wire, consumer: str, lease: float) -> None:
         self.lease = lease
         self._wire = wire
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS}.{consumer}"
-        self._arrived: deque[Msg] = deque()
+        self._arrived: deque[JetStreamWork] = deque()
         self._stirred = asyncio.Event()
         self._asked = 0
         self._expires = 0.0
+        self._problem = ""
         self._inbox: Subscription | None = None
+        wire.watch(self._forget)
 
     async def fetch(self, limit: int, wait: float) -> list[Work]:
-        """Lease up to ``limit`` works."""
-        try:
+        """Lease up to ``limit`` works; raises Unavailable, OutcomeUnknown."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(wait, MAX_WAIT)):
-                while not self._arrived:
+                while not self._fresh():
                     self._stirred.clear()
+                    self._raise_problem()
                     await self._ask(limit)
                     await self._stirred.wait()
-        except TimeoutError:
-            pass
         count = min(limit, len(self._arrived))
-        return [
-            JetStreamWork(self._wire, self._arrived.popleft()) for _ in range(count)
-        ]
+        return [self._arrived.popleft() for _ in range(count)]
+
+    def _fresh(self) -> bool:
+        """Forget what lay too long; True if something is left."""
+        oldest = asyncio.get_running_loop().time() - self.lease / 2
+        while self._arrived and self._arrived[0].arrived < oldest:
+            logger.warning("%s lay too long", self._arrived.popleft().recorded.key)
+        return bool(self._arrived)
+
+    def _raise_problem(self) -> None:
+        if self._wire.closed.is_set():
+            raise Unavailable("nats-server closed the connection for good")
+        if self._problem:
+            problem, self._problem = self._problem, ""
+            raise Unavailable(f"the lane gives no work now ({problem})")
 
     async def _ask(self, limit: int) -> None:
         """Top up what was asked for to ``limit``."""
@@ -96,31 +122,58 @@ class JetStreamQueue(WorkQueue):
         if now >= self._expires + 1.0:
             self._asked = 0  # the server forgot it, or never heard of it
         wanted = limit - self._asked
-        if wanted <= 0:
-            return
+        if wanted <= 0 or not self._wire.connected:
+            return  # what waits in a dead connection would be asked for twice
         if self._inbox is None:
             self._inbox = await self._wire.subscribe(None, self._take)
         self._asked += wanted
         self._expires = now + MAX_WAIT
         body = {"batch": wanted, "expires": int(MAX_WAIT * 1e9)}
         payload = msgspec.json.encode(body)
-        await self._wire.send(self._next, payload, reply=self._inbox.subject)
+        try:
+            await self._wire.send(self._next, payload, reply=self._inbox.subject)
+        except OutcomeUnknown:
+            self._asked -= wanted
+            raise
 
     def _take(self, message: "Msg") -> None:
         what = status(message)
         if what is None:
             self._asked = max(0, self._asked - 1)
-            self._arrived.append(message)
+            self._keep(message)
+        elif what == RAN_OUT:
+            # Only the rest of that one request is over; others are still open.
+            self._asked = max(0, self._asked - _pending(message, self._asked))
         else:
-            self._asked = 0  # that request is over, whatever the reason
+            self._asked = 0
+            self._problem = str((message.headers or {}).get("Description", what))
+        self._stirred.set()
+
+    def _keep(self, message: "Msg") -> None:
+        try:
+            self._arrived.append(JetStreamWork(self._wire, message))
+        except WakeError:
+            # Left to its lease: a newer runner may be able to read it.
+            logger.exception("work at %s cannot be read", message.subject)
+
+    def _forget(self) -> None:
+        """Ask again: the server that was asked may be another one now."""
+        self._asked = 0
         self._stirred.set()
 
     async def close(self) -> None:
-        """Stop asking and give back what arrived unasked."""
+        """Stop asking and give back what arrived unasked.
+
+        What cannot be given back comes again when its lease ran out.
+        """
+        self._wire.unwatch(self._forget)
         if self._inbox is not None:
             await self._wire.unsubscribe(self._inbox)
-        while self._arrived:
-            await JetStreamWork(self._wire, self._arrived.popleft()).give_back()
+        try:
+            while self._arrived:
+                await self._arrived.popleft().give_back()
+        except Unavailable as error:
+            logger.warning("work was not given back: %s", error)
 
 
 class JetStreamWork(Work):
@@ -129,6 +182,7 @@ class JetStreamWork(Work):
     def __init__(self, wire: Wire, message: "Msg") -> None:
         self.recorded = recorded_from(message)
         self.deliveries = delivery(message)[0]
+        self.arrived = asyncio.get_running_loop().time()
         self._wire, self._ack = wire, message.reply
 
     async def renew(self) -> None:
@@ -156,12 +210,47 @@ class JetStreamWork(Work):
                 return
 
 
-class Feed:
-    """Follows the log, or one history, from a position; see ``Journal.follow``."""
+T = TypeVar("T")
 
-    def __init__(self, wire: Wire, key: Key | None, after: int) -> None:
-        self._wire, self._after = wire, after
-        self._filter = history_filter(key) if key else "events.>"
+
+class Source(NamedTuple, Generic[T]):
+    """What to read of a stream, and what to make of each message."""
+
+    stream: str
+    subjects: Sequence[str]
+    decode: Callable[["Msg"], T]
+
+    def consumer(self, after: int) -> dict[str, Any]:
+        """Ask for a consumer beyond a position, to be thrown away."""
+        return {
+            "stream_name": self.stream,
+            "config": {
+                "deliver_policy": "by_start_sequence",
+                "opt_start_seq": after + 1,
+                "ack_policy": "none",
+                "filter_subjects": self.subjects,
+                "mem_storage": True,
+                "num_replicas": 1,
+                "inactive_threshold": int(60e9),
+            },
+        }
+
+
+def commits(key: Key | None, routes: Sequence[Route] = ROUTES) -> Source[Recorded]:
+    """Every commit, or those of one history, or of some routes."""
+    if len(routes) < len(ROUTES):
+        user, execution = key or ("*", "*")
+        subjects = tuple(commit_subject(Key(user, execution), r) for r in routes)
+    else:
+        subjects = (history_filter(key) if key else EVENTS_ALL,)
+    return Source(EVENTS, subjects, recorded_from)
+
+
+class Feed(Generic[T]):
+    """Follows a stream beyond a position; see ``Journal.follow``."""
+
+    def __init__(self, wire: Wire, source: Source[T], after: int) -> None:
+        self._wire, self._source, self._after = wire, source, after
         self._arrived: list[Msg] = []
         self._stirred = asyncio.Event()
         self._expected = 1
@@ -170,19 +259,30 @@ class Feed:
         self._inbox: Subscription | None = None
         self._consumer = ""
 
-    async def runs(self, end: int | None) -> AsyncGenerator[Sequence[Recorded], None]:
+    async def runs(self, end: int | None) -> AsyncGenerator[Sequence[T], None]:
         """Yield what is new; up to position ``end``, or for ever."""
+        self._wire.watch(self._falter)
         try:
             while end is None or self._after < end:
                 await self._ready()
-                run = [recorded_from(message) for message in self._drain()]
-                if end is not None:
-                    run = [r for r in run if r.position <= end]
+                arrived = [(delivery(m)[1], m) for m in self._drain()]
+                run = [
+                    self._source.decode(message)
+                    for position, message in arrived
+                    if end is None or position <= end
+                ]
+                if arrived:
+                    self._after = arrived[-1][0]
                 if run:
-                    self._after = run[-1].position
                     yield run
         finally:
+            self._wire.unwatch(self._falter)
             await self._drop()
+
+    def _falter(self) -> None:
+        """Begin again: the server that kept the consumer may have restarted."""
+        self._broken = True
+        self._stirred.set()
 
     async def _ready(self) -> None:
         """Wait for something new; begin again if nothing is heard of the server."""
@@ -202,27 +302,22 @@ class Feed:
 
     async def _begin(self) -> None:
         await self._drop()
-        config = {
-            "deliver_policy": "by_start_sequence",
-            "opt_start_seq": self._after + 1,
-            "ack_policy": "none",
-            "filter_subject": self._filter,
-            "mem_storage": True,
-            "num_replicas": 1,
-            "inactive_threshold": int(60e9),
-        }
+        # What is here and was not passed on comes again from the new consumer.
+        self._arrived.clear()
+        self._expected, self._asked, self._broken = 1, 0, False
         for pause in _pauses():
+            if self._wire.closed.is_set():
+                raise Unavailable("nats-server closed the connection for good")
             try:
                 answer = await self._wire.api(
-                    f"CONSUMER.CREATE.{EVENTS}",
-                    {"stream_name": EVENTS, "config": config},
+                    f"CONSUMER.CREATE.{self._source.stream}",
+                    self._source.consumer(self._after),
                 )
+                self._consumer = msgspec.json.decode(answer)["name"]
+                self._inbox = await self._wire.subscribe(None, self._take)
                 break
             except (OutcomeUnknown, ApiError):
                 await asyncio.sleep(pause)
-        self._consumer = msgspec.json.decode(answer)["name"]
-        self._expected, self._asked, self._broken = 1, 0, False
-        self._inbox = await self._wire.subscribe(None, self._take)
 
     async def _ask(self) -> None:
         if self._inbox is None or self._asked > RUN // 2:
@@ -233,7 +328,7 @@ class Feed:
             "expires": int(30e9),
             "idle_heartbeat": int(HEARTBEAT * 1e9),
         }
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS}.{self._consumer}"
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._source.stream}.{self._consumer}"
         try:
             payload = msgspec.json.encode(body)
             await self._wire.send(subject, payload, reply=self._inbox.subject)
@@ -246,9 +341,9 @@ class Feed:
         if what == "100":
             return
         if what is not None:
-            # 408: the request ran out, ask anew. Anything else: begin again.
+            # A request that ran out is asked anew. Anything else: begin again.
             self._asked = 0
-            self._broken = self._broken or what != "408"
+            self._broken = self._broken or what != RAN_OUT
             return
         if self._broken or delivery(message)[2] != self._expected:
             self._broken = True
@@ -264,8 +359,13 @@ class Feed:
         inbox, self._inbox = self._inbox, None
         with contextlib.suppress(OutcomeUnknown):
             await self._wire.unsubscribe(inbox)
-            gone = f"$JS.API.CONSUMER.DELETE.{EVENTS}.{self._consumer}"
+            gone = f"$JS.API.CONSUMER.DELETE.{self._source.stream}.{self._consumer}"
             await self._wire.send(gone, b"")
+
+
+def _pending(message: "Msg", unknown: int) -> int:
+    """Return what a request that is over had still asked for."""
+    return int((message.headers or {}).get("Nats-Pending-Messages", unknown))
 
 
 def _pauses() -> "itertools.chain[float]":

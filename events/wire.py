@@ -5,7 +5,9 @@ replies in several parts (batched reads, pulls) come through the same inbox.
 """
 
 import asyncio
+import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -18,14 +20,18 @@ from nats.aio.subscription import Subscription
 
 from events.errors import (
     InvalidInput,
+    Misconfigured,
     OutcomeUnknown,
     ServerUnsuitable,
     Unavailable,
     WakeError,
 )
+from events.names import MAX_MESSAGE
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
+
+logger = logging.getLogger(__name__)
 
 OLDEST_SERVER = (2, 14)
 """Message schedules and what EVENTS needs exist from here on."""
@@ -34,6 +40,11 @@ ANSWER = 5.0
 """Seconds to wait for one answer of the server."""
 
 NO_RESPONDERS = "503"
+REFUSED = "Authorization Violation"
+
+
+class Nobody(OutcomeUnknown):
+    """Nobody listens on that subject: what was asked did not happen."""
 
 
 class ApiError(WakeError):
@@ -66,6 +77,8 @@ class Wire:
         self._numbers = itertools.count()
         self._inbox = ""
         self._handlers: dict[str, Callable[[Msg], None]] = {}
+        self._lost: set[Callable[[], None]] = set()
+        self._promises: set[asyncio.Future[Msg]] = set()
 
     @classmethod
     async def connect(
@@ -76,19 +89,19 @@ class Wire:
         password: str | None = None,
         name: str = "wakestream",
     ) -> Self:
-        """Connect; raises Unavailable, InvalidInput or ServerUnsuitable."""
+        """Connect; raises InvalidInput, Misconfigured, Unavailable."""
         _check_url(url)
         wire = cls(Client())
+        settings = {**wire.settings(name), "allow_reconnect": False}
         try:
             async with asyncio.timeout(ANSWER):
-                await wire.client.connect(
-                    url, user=user, password=password, **wire.settings(name)
-                )
+                await wire.client.connect(url, user=user, password=password, **settings)
         except (OSError, nats.errors.Error, TimeoutError) as error:
-            raise Unavailable(
-                f"no nats-server answers at {_public(url)} ({_reason(error)}): "
-                "start one, or name another with --nats"
-            ) from error
+            why = wire.client.last_error or error
+            await wire.close()
+            raise _no_connection(url, why) from error
+        # From here on it comes back by itself; until here a refusal is an answer.
+        wire.client.options["allow_reconnect"] = True
         await wire.begin()
         return wire
 
@@ -102,6 +115,8 @@ class Wire:
             "max_outstanding_pings": 2,
             "allow_reconnect": True,
             "closed_cb": self._on_closed,
+            "disconnected_cb": self._on_disconnected,
+            "reconnected_cb": self._on_reconnected,
             "error_cb": self._on_error,
         }
 
@@ -119,23 +134,53 @@ class Wire:
     async def _check_server(self) -> None:
         version = self.client.connected_server_version
         if (version.major, version.minor) < OLDEST_SERVER:
-            await self.client.close()
+            await self.close()
             raise ServerUnsuitable(
                 f"nats-server {version} is too old: wakestream needs 2.14 or newer; "
                 "upgrade it, or leave out --nats to use the one that comes with "
                 "wakestream"
             )
+        if self.client.max_payload < MAX_MESSAGE:
+            await self.close()
+            raise ServerUnsuitable(
+                f"nats-server takes messages of {self.client.max_payload:,} bytes at "
+                f"most: set max_payload to {MAX_MESSAGE:,} or more"
+            )
 
     async def _on_closed(self) -> None:
         self.closed.set()
 
+    async def _on_disconnected(self) -> None:
+        for answer in self._promises:
+            _give_up(answer, "a connection that was lost")
+
+    async def _on_reconnected(self) -> None:
+        for lost in list(self._lost):
+            lost()
+
     async def _on_error(self, error: Exception) -> None:
         """Errors of a connection surface where something is awaited."""
+        logger.debug("nats-server: %s", error)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server can be talked to right now."""
+        return bool(self.client.is_connected)
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """Call ``lost`` after each reconnect: what was asked may be forgotten."""
+        self._lost.add(lost)
+
+    def unwatch(self, lost: Callable[[], None]) -> None:
+        """Call it no more; asking twice is fine."""
+        self._lost.discard(lost)
 
     async def close(self) -> None:
         """Close the connection; asking twice is fine."""
         if not self.client.is_closed:
-            await self.client.close()
+            # What could not be sent any more is tried once more, on a dead socket.
+            with contextlib.suppress(RuntimeError, OSError):
+                await self.client.close()
 
     # ── replies ──────────────────────────────────────────────────────────────
 
@@ -150,6 +195,13 @@ class Wire:
         self._handlers[token] = handler
         return f"{self._inbox}.{token}"
 
+    def promise(self) -> "asyncio.Future[Msg]":
+        """Return a future answer; OutcomeUnknown once the connection is lost."""
+        answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._promises.add(answer)
+        answer.add_done_callback(self._promises.discard)
+        return answer
+
     def shut(self, reply: str) -> None:
         """Hear no more of a reply subject."""
         self._handlers.pop(reply[len(self._inbox) + 1 :], None)
@@ -160,25 +212,33 @@ class Wire:
         """Hear a subject, or a reply subject of its own, without any limit.
 
         The server stops sending when it is unsubscribed, so what a pull asked
-        for is not lost to a reader that has gone.
+        for is not lost to a reader that has gone. Raises OutcomeUnknown.
         """
 
         async def pass_on(message: "Msg") -> None:
             handler(message)
 
-        return await self.client.subscribe(
-            subject or self.client.new_inbox(),
-            cb=pass_on,
-            pending_msgs_limit=0,  # bounded by what was asked for, never dropped
-            pending_bytes_limit=0,
-        )
+        try:
+            return await self.client.subscribe(
+                subject or self.client.new_inbox(),
+                cb=pass_on,
+                pending_msgs_limit=0,  # bounded by what was asked for, never dropped
+                pending_bytes_limit=0,
+            )
+        except (nats.errors.Error, OSError) as error:
+            raise OutcomeUnknown(f"cannot listen on nats-server: {error}") from error
 
     async def unsubscribe(self, subscription: Subscription) -> None:
-        """Hear no more; the server knows it when this returns."""
-        if not self.client.is_closed:
-            await subscription.unsubscribe()
-        if self.client.is_connected:
-            await self.client.flush()
+        """Hear no more; what the server had sent until it knew is still heard.
+
+        A server that cannot be told has lost the subscription with the connection.
+        """
+        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+            if self.client.is_connected:
+                async with asyncio.timeout(ANSWER):
+                    await subscription.drain()  # type: ignore[no-untyped-call]
+            else:
+                await subscription.unsubscribe()
 
     async def send(
         self,
@@ -208,18 +268,19 @@ class Wire:
         wait: float = ANSWER,
     ) -> "Msg":
         """Ask and return the answer; raises OutcomeUnknown when there is none."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Msg] = loop.create_future()
+        answer = self.promise()
         reply = self.open(partial(_take, answer))
+        loop = asyncio.get_running_loop()
         timer = loop.call_later(wait, _give_up, answer, subject)
         try:
             await self.send(subject, payload, reply=reply, headers=headers)
             message = await answer
         finally:
             timer.cancel()
+            answer.cancel()
             self.shut(reply)
         if status(message) == NO_RESPONDERS:
-            raise OutcomeUnknown(f"nobody answers on {subject}")
+            raise Nobody(f"nobody answers on {subject}")
         return message
 
     async def api(self, subject: str, body: Mapping[str, Any] | None = None) -> bytes:
@@ -273,5 +334,14 @@ def _public(url: str) -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _no_connection(url: str, error: Exception) -> WakeError:
+    if REFUSED in str(error):
+        return Misconfigured(
+            f"nats-server at {_public(url)} does not let this user in: check user and "
+            "password (nats://USER:PASSWORD@HOST:PORT)"
+        )
+    return Unavailable(
+        f"no nats-server answers at {_public(url)} "
+        f"({str(error) or type(error).__name__}): start one, or name another with "
+        "--nats"
+    )

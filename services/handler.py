@@ -54,8 +54,9 @@ class Handler:
         Applied once however often it is asked: a ``cause`` (command id) that
         the history knows changes nothing, nor does a decision that triggers no
         event. ``by`` stands for whoever asked. ``known`` is taken over by this
-        call: use what it returns, and after an error nothing. Raises what ``decide`` raises, once the newest
-        state was seen to refuse too, and Conflict after ``ROUNDS`` lost races.
+        call: use what it returns, and after an error nothing. Raises what
+        ``decide`` raises, once the newest state was seen to refuse too, and
+        Conflict after ``ROUNDS`` lost races.
         """
         execution = known or await self.load(key)
         for _ in range(ROUNDS):
@@ -64,10 +65,11 @@ class Handler:
             try:
                 return await self._once(execution, decide, cause, by or self.by)
             except Conflict:
-                execution = await self.load(key)
+                tip = await self.journal.tip(key)
+                execution = await self.load(key, at_least=tip)
             except Refused:
                 tip = await self.journal.tip(key)
-                if tip == execution.position:
+                if tip <= execution.position:
                     raise
                 execution = await self.load(key, at_least=tip)
         raise Conflict(f"{key} changes too fast: {ROUNDS} decisions were overtaken")

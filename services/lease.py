@@ -46,66 +46,87 @@ class Holding:
             self.task.cancel()
 
     async def renew(self) -> None:
-        """Renew if a third of the lease is over; stop if all of it is."""
-        age = time.monotonic() - self.since
-        if age >= self.lease:
+        """Renew if a third of the lease is over; stop if all of it is.
+
+        Takes a ninth of the lease at most, so that it never hides its end.
+        """
+        asked = time.monotonic()
+        if asked - self.since >= self.lease:
             logger.warning("%s: the lease ran out, dropping it", self.key)
             self.stop("lost")
-        elif age >= self.lease / 3:
-            asked = time.monotonic()
+        elif asked - self.since >= self.lease / 3:
             try:
-                await self.work.renew()
-            except Unavailable as error:
+                async with asyncio.timeout(self.lease / 9):
+                    await self.work.renew()
+            except (Unavailable, TimeoutError) as error:
                 logger.warning("%s: lease not renewed: %s", self.key, error)
             else:
                 self.since = asked
 
 
 class Holdings:
-    """All that one runner works on."""
+    """All that one runner works on.
+
+    One execution may be held twice for a moment: a work message of its past
+    comes again, or this runner's own lease ran out and it was handed out anew.
+    """
 
     def __init__(self, lease: float) -> None:
         self.lease = lease
         self.none = asyncio.Event()
         self.none.set()
-        self._by_key: dict[Key, Holding] = {}
+        self._by_key: dict[Key, list[Holding]] = {}
 
     def take(self, work: Work) -> Holding:
         """Hold a work in the current task."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - only coroutines call this
         holding = Holding(work, task, self.lease)
-        self._by_key[holding.key] = holding
+        self._by_key.setdefault(holding.key, []).append(holding)
         self.none.clear()
         return holding
 
+    def has(self, work: Work) -> bool:
+        """Whether it is held: a killed server may forget that it handed it out."""
+        position = work.recorded.position
+        return any(
+            held.work.recorded.position == position
+            and held.work.deliveries >= work.deliveries
+            for held in self._by_key.get(work.recorded.key, ())
+        )
+
     def drop(self, holding: Holding) -> None:
-        """Hold it no more; asking twice is fine."""
-        if self._by_key.get(holding.key) is holding:
+        """Hold it no more."""
+        held = self._by_key[holding.key]
+        held.remove(holding)
+        if not held:
             del self._by_key[holding.key]
         if not self._by_key:
             self.none.set()
 
     def hear(self, recorded: Recorded, me: str) -> None:
         """Let a signal reach the one it is for, and the end stop it at once."""
-        holding = self._by_key.get(recorded.key)
-        if holding is None or recorded.commit.by == me:
+        if recorded.commit.by == me:
             return
-        if recorded.route == "finished":
-            holding.stop("ended")
-        else:
-            holding.signalled = True
+        for holding in self._by_key.get(recorded.key, ()):
+            if recorded.route == "finished":
+                holding.stop("ended")
+            else:
+                holding.signalled = True
 
     def release(self) -> None:
         """Stop all of it, to be given back."""
-        for holding in list(self._by_key.values()):
+        for holding in self._all():
             holding.stop("released")
+
+    def _all(self) -> list[Holding]:
+        return [holding for held in self._by_key.values() for holding in held]
 
     async def keep(self) -> None:
         """Renew for ever."""
         while True:
             await asyncio.sleep(self.lease / 9)
-            await asyncio.gather(*(h.renew() for h in list(self._by_key.values())))
+            await asyncio.gather(*(holding.renew() for holding in self._all()))
 
 
 class Slots:

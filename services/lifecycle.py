@@ -21,6 +21,7 @@ from events.inbox import Inbox, Order
 from events.names import Key, check_id
 from events.spec import AgentSpec, Limits
 from services import requests
+from services.allowed import Allowed
 from services.handler import Decision, Handler
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,11 @@ Resolve = Callable[[str, str | None], AgentSpec]
 class Lifecycle:
     """Handles commands from ``inbox``."""
 
-    def __init__(self, handler: Handler, inbox: Inbox, resolve: Resolve) -> None:
-        self._handler, self._inbox, self._resolve = handler, inbox, resolve
+    def __init__(
+        self, handler: Handler, inbox: Inbox, resolve: Resolve, allowed: Allowed
+    ) -> None:
+        self._handler, self._inbox = handler, inbox
+        self._resolve, self._allowed = resolve, allowed
         self._waiting: dict[Key, deque[Order]] = defaultdict(deque)
         self._in_hand = 0
         self._stopping = asyncio.Event()
@@ -52,8 +56,8 @@ class Lifecycle:
         finally:
             await self._inbox.close()
 
-    def stop(self) -> None:
-        """Take no more."""
+    async def stop(self) -> None:
+        """Take no more; ``run`` ends when what was taken is done."""
         self._stopping.set()
 
     async def _take(self) -> list[Order]:
@@ -136,7 +140,10 @@ class Lifecycle:
 
     def _created(self, start: requests.Start) -> Created:
         """Resolve what was asked; raises Refused."""
-        agent = self._resolve(start.agent_type, start.model)
+        model = None if start.model is None else self._allowed.model(start.model)
+        agent = self._resolve(start.agent_type, model)
+        named = start.workspace
+        workspace = None if named is None else self._allowed.workspace(named)
         return Created(
             agent=msgspec.structs.replace(
                 agent, limits=tighten(agent.limits, start.limits)
@@ -144,7 +151,7 @@ class Lifecycle:
             input=start.input,
             metadata=start.metadata,
             lane=agent.lane,
-            workspace=start.workspace,
+            workspace=workspace,
             digest=start.digest,
         )
 

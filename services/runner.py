@@ -9,7 +9,7 @@ import logging
 from collections import OrderedDict
 from functools import partial
 
-from events.errors import Conflict, OutcomeUnknown, Stale, Unavailable, WakeError
+from events.errors import Conflict, OutcomeUnknown, Stale, Unavailable
 from events.execution import Execution
 from events.journal import Journal, Work, WorkQueue
 from events.names import LANES, Key
@@ -94,6 +94,8 @@ class Runner:
         try:
             while not self._draining:
                 for work in await self._fetch(queue, await slots.some()):
+                    if self._holdings.has(work):
+                        continue  # its holder settles it
                     slots.free -= 1
                     works.create_task(self._serve(work, slots))
         finally:
@@ -113,9 +115,9 @@ class Runner:
         try:
             settled = await self._work(holding)
         except asyncio.CancelledError:
-            if holding.stopped is None:
+            # One cancellation is our own, see Holding.stop; another is meant.
+            if holding.stopped is None or holding.task.uncancel():
                 raise
-            holding.task.uncancel()  # we cancelled it ourselves, see Holding.stop
             settled = holding.stopped == "ended"
         except Released:
             holding.stopped = "released"
@@ -123,7 +125,7 @@ class Runner:
         except (Conflict, OutcomeUnknown, Stale, Unavailable) as error:
             logger.warning("%s: dropped: %s", holding.key, error)
             settled = False
-        except WakeError:
+        except Exception:  # the one place that settles: the others must go on
             logger.exception("%s: cannot be worked on", holding.key)
             settled = False
         finally:

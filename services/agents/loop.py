@@ -6,7 +6,8 @@ reached from here; everything that is decided about it is decided by the core.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ LONGEST_PAUSE = 30.0
 """Seconds between two tries, unless the provider asks for more."""
 
 
-class Released(Exception):  # noqa: N818 - it is no error, but a way out
+class Released(Exception):
     """The runner drains: the work is to be given back."""
 
 
@@ -83,7 +84,13 @@ class Means:
         if named is not None:
             return Workspace(Path(named))
         own = self.workspaces / execution.key.user / execution.key.execution
-        own.mkdir(parents=True, exist_ok=True)
+        try:
+            own.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(
+                f"the workspace {own} cannot be made ({error.strerror}): make "
+                f"{self.workspaces} a directory that the runner may write"
+            ) from error
         return Workspace(own)
 
 
@@ -127,9 +134,13 @@ class Drive:
                 await self._decide(partial(Execution.obey, attempt=self._attempt))
 
     async def _decide(self, decide: Decision) -> None:
-        self.execution = await self._handler.handle(
-            self.execution.key, decide, known=self.execution
-        )
+        try:
+            self.execution = await self._handler.handle(
+                self.execution.key, decide, known=self.execution
+            )
+        except TooLarge as error:
+            self.execution = await self._handler.load(self.execution.key)
+            await self._fail(error)
 
     def _time_left(self) -> float:
         state = self.execution.state
@@ -141,9 +152,12 @@ class Drive:
     async def _call_model(self) -> None:
         try:
             model = await self._means.model(self._agent.model)
-            async with asyncio.timeout(self._time_left()):
+            async with asyncio.timeout(self._time_left()) as limit:
                 reply = await self._ask(model)
-        except TimeoutError:
+        except TimeoutError as error:
+            if not limit.expired():  # the model's own: asking on would never end
+                await self._fail(ModelUnavailable(f"the model timed out: {error}"))
+                return
             await self._decide(partial(Execution.obey, attempt=self._attempt))
         except (ModelRefused, ModelUnavailable, Misconfigured, InvalidInput) as error:
             await self._fail(error)
@@ -188,18 +202,11 @@ class Drive:
         calls = control.unique(reply.tool_calls)
         reply = msgspec.structs.replace(reply, tool_calls=calls)
         results = self._caller.at_once(self.execution.state, calls)
-        try:
-            await self._decide(
-                partial(
-                    Execution.respond,
-                    attempt=self._attempt,
-                    reply=reply,
-                    results=results,
-                )
+        await self._decide(
+            partial(
+                Execution.respond, attempt=self._attempt, reply=reply, results=results
             )
-        except TooLarge as error:
-            self.execution = await self._handler.load(self.execution.key)
-            await self._fail(error)
+        )
 
     async def _fail(self, error: WakeError) -> None:
         logger.warning("%s failed: %s", self.execution.key, error)
@@ -221,16 +228,17 @@ class Drive:
         except InvalidInput as error:
             await self._fail(error)
             return
-        async for results in self._results(calls):
-            await self._decide(
-                partial(
-                    Execution.finish_calls, attempt=self._attempt, results=results
+        async with aclosing(self._results(calls)) as groups:
+            async for results in groups:
+                await self._decide(
+                    partial(
+                        Execution.finish_calls, attempt=self._attempt, results=results
+                    )
                 )
-            )
-            if self.execution.state.status != "running":
-                return
+                if self.execution.state.status != "running":
+                    return
 
-    async def _results(self, calls: Sequence[Call]) -> AsyncIterator[list[ToolResult]]:
+    async def _results(self, calls: Sequence[Call]) -> AsyncGenerator[list[ToolResult]]:
         """Run calls side by side; yield results as they come, as many as fit."""
         state, limit = self.execution.state, self._time_left()
         runs = {

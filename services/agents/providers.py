@@ -4,8 +4,6 @@ Everything goes through ``pydantic_ai.direct``, always streamed. The library's
 and the SDKs' own retries are off: the runner retries, and records that it did.
 """
 
-import os
-import re
 import time
 from collections.abc import Callable
 
@@ -26,6 +24,7 @@ from events.errors import ModelRefused, ModelUnavailable
 from events.messages import Reply, Request
 from services.agents.dialect import history, parameters, sound, to_reply
 from services.agents.model import ignore
+from services.redaction import Redaction
 
 MAX_MESSAGE = 300
 """Characters of an error message: a provider may answer with a page of HTML."""
@@ -48,10 +47,6 @@ _PASSING = frozenset({408, 409, 425, 429})
 
 _SAY_HOW_IT_ENDED = frozenset({"openai", "anthropic", "ollama"})
 """Providers that end every answer with a reason; one without it was cut off."""
-
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
-_SECRET_TEXT = re.compile(r"(?i)\b(?:sk-|bearer\s+|x-api-key\W+)\S+")
-_SECRET_LENGTH = 8  # a shorter value is a setting, and cutting it would maim the text
 
 
 class ProviderModel:
@@ -150,9 +145,6 @@ def _provider_message(error: _Failure) -> str:
 
 def _one_line(text: str) -> str:
     """``text`` without line breaks, control characters and keys, not too long."""
-    for variable, value in os.environ.items():
-        if _SECRET_NAME.search(variable) and len(value) >= _SECRET_LENGTH:
-            text = text.replace(value, "…")
-    text = _SECRET_TEXT.sub("…", text)
+    text = Redaction()(text)
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"

@@ -17,6 +17,7 @@ from events.errors import ToolFailed
 from events.messages import ToolCall, ToolResult, ToolSchema
 from events.state import Call, State
 from services.tools.base import (
+    MAX_OUTPUT,
     StateContext,
     StateTool,
     Tool,
@@ -97,6 +98,11 @@ class Caller:
             result = _failed(call.id, str(error))
         except TimeoutError:
             result = _failed(call.id, f"{call.name} was cut off after {limit:.0f} s")
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            result = _failed(call.id, f"{call.name} crashed: it cancelled itself")
         except Exception as error:  # the one place that settles a tool call
             logger.exception("%s/%s: %s crashed", state.user, state.id, call.name)
             result = _failed(
@@ -132,14 +138,22 @@ def _context(state: State, call_id: str) -> StateContext:
 def _result(call_id: str, output: ToolOutput) -> ToolResult:
     return ToolResult(
         call_id=call_id,
-        output=clip(output.text),
+        output=_clip(output.text),
         tasks=output.tasks,
         notes=output.notes,
     )
 
 
 def _failed(call_id: str, message: str) -> ToolResult:
-    return ToolResult(call_id=call_id, output=clip(message), outcome="failed")
+    return ToolResult(call_id=call_id, output=_clip(message), outcome="failed")
+
+
+def _clip(text: str) -> str:
+    """Cut what a model is told to what fits a commit, however it is escaped."""
+    text = clip(text)
+    if len(msgspec.json.encode(text)) <= 2 * MAX_OUTPUT:
+        return text
+    return clip(text, MAX_OUTPUT // 3)  # JSON writes a control character as six
 
 
 def _timed(result: ToolResult, began: float) -> ToolResult:

@@ -1,0 +1,284 @@
+"""Log lines on JetStream: one message per line, for some days.
+
+Lines are sent without waiting for each other and confirmed together. They are
+read through a consumer that is thrown away: only that gives the lines of
+several levels in one order, without overlooking one that is just being stored.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import msgspec
+
+from events.errors import InvalidInput, OutcomeUnknown, ServerUnsuitable, Unavailable
+from events.logbook import (
+    LINES,
+    MAX_LINE,
+    MAX_TEXT,
+    Line,
+    Logbook,
+    Stored,
+    check_read,
+    decode_line,
+    encode_line,
+)
+from events.names import (
+    LOGS,
+    LOGS_ALL,
+    MESSAGE_ID,
+    Key,
+    Level,
+    log_filters,
+    log_subject,
+)
+from events.pull import Feed, Source, delivery
+from events.wire import ANSWER, ApiError, Wire, raise_problem, status
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+DAYS = 7
+"""Days that a line is kept if nothing else is configured."""
+
+MOST_DAYS = 36_500
+"""A hundred years; a server counts nanoseconds and would overflow at three."""
+
+DAY = 24 * 3600
+
+IN_FLIGHT = 256
+"""Lines sent before the server confirms: it syncs each, 40 ms for all of them."""
+
+REMEMBERED = 30
+"""Seconds a server knows the refs it stored: longer than a lost leader costs."""
+
+NAME_IN_USE = 10058
+
+STRANGE = "unreadable"
+"""The event type of what somebody else put into the stream."""
+
+HEADERS = 512
+"""Bytes for the headers of a line, and more."""
+
+_stream: dict[str, Any] = {
+    "name": LOGS,
+    "description": "wakestream: log lines of executions",
+    "subjects": [LOGS_ALL],
+    "retention": "limits",
+    "storage": "file",
+    "discard": "old",
+    "max_msg_size": MAX_LINE + HEADERS,
+    "duplicate_window": int(REMEMBERED * 1e9),
+    "allow_direct": True,
+}
+
+
+class _Consumer(msgspec.Struct):
+    name: str
+    num_pending: int = 0
+
+
+_encoder = msgspec.json.Encoder()
+_consumer = msgspec.json.Decoder(_Consumer)
+
+
+class JetStreamLogbook(Logbook):
+    """The log lines of one account of a nats-server or cluster."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    @classmethod
+    async def open(cls, wire: Wire, *, days: float = DAYS, replicas: int = 1) -> Self:
+        """Provision the stream; asking again is fine, with other ``days`` too.
+
+        Limits that an operator set besides are left alone. Raises InvalidInput,
+        ServerUnsuitable and Unavailable.
+        """
+        if not 0 < days <= MOST_DAYS:
+            raise InvalidInput(f"logs_days is more than 0, at most {MOST_DAYS:,}")
+        age = max(days * DAY, REMEMBERED)
+        config = {**_stream, "max_age": int(age * 1e9), "num_replicas": replicas}
+        try:
+            await _provision(wire, config)
+        except ApiError as error:
+            raise ServerUnsuitable(
+                f"this nats-server cannot hold the log lines: {error}"
+            ) from error
+        except OutcomeUnknown as error:
+            raise Unavailable(f"the log lines cannot be opened now: {error}") from error
+        return cls(wire)
+
+    # ── writing ──────────────────────────────────────────────────────────────
+
+    async def write(self, lines: Sequence[Line]) -> None:
+        """Store lines in this order; raises InvalidInput, Unavailable."""
+        letters = [_Letter.of(line) for line in lines]
+        for start in range(0, len(letters), IN_FLIGHT):
+            await self._send(letters[start : start + IN_FLIGHT])
+
+    async def _send(self, letters: "Sequence[_Letter]") -> None:
+        """Send them all, then wait until all are stored."""
+        if not self._wire.connected:
+            raise Unavailable("log lines cannot be written: nats-server is away")
+        acks = _Acks(len(letters))
+        reply = self._wire.open(acks.take)
+        self._wire.watch(acks.lose)
+        try:
+            async with asyncio.timeout(ANSWER):
+                for subject, payload, headers in letters:
+                    await self._wire.send(
+                        subject, payload, reply=reply, headers=headers
+                    )
+                await acks.all
+        except TimeoutError as error:
+            raise Unavailable("log lines were not confirmed in time") from error
+        except OutcomeUnknown as error:
+            raise Unavailable(f"log lines cannot be written: {error}") from error
+        finally:
+            self._wire.unwatch(acks.lose)
+            self._wire.shut(reply)
+        if acks.problem:
+            raise Unavailable(f"log lines were not stored: {acks.problem}")
+
+    # ── reading ──────────────────────────────────────────────────────────────
+
+    async def read(
+        self,
+        key: Key,
+        *,
+        after: int = 0,
+        level: Level | None = None,
+        limit: int = LINES,
+    ) -> list[Line]:
+        """Return up to ``limit`` lines with ids beyond ``after``, oldest first."""
+        check_read(key, after, level, limit)
+        try:
+            async with asyncio.timeout(ANSWER):
+                return await self._read(_source(key, level), after, limit)
+        except (TimeoutError, OutcomeUnknown, ApiError) as error:
+            raise Unavailable(f"log lines cannot be read now: {error}") from error
+
+    async def _read(self, source: Source[Line], after: int, limit: int) -> list[Line]:
+        created = await self._wire.api(
+            f"CONSUMER.CREATE.{LOGS}", source.consumer(after)
+        )
+        consumer = _consumer.decode(created)
+        try:
+            wanted = min(limit, consumer.num_pending)
+            return await self._pull(consumer.name, source, wanted) if wanted else []
+        finally:
+            # If the server misses this, it forgets the consumer by itself.
+            with suppress(OutcomeUnknown):
+                gone = f"$JS.API.CONSUMER.DELETE.{LOGS}.{consumer.name}"
+                await self._wire.send(gone, b"")
+
+    async def _pull(
+        self, consumer: str, source: Source[Line], wanted: int
+    ) -> list[Line]:
+        """Take what there is; a status ends it early if lines are gone by now."""
+        messages: list[Msg] = []
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def take(message: "Msg") -> None:
+            over = status(message) is not None
+            if not over:
+                messages.append(message)
+            if (over or len(messages) == wanted) and not done.done():
+                done.set_result(None)
+
+        reply = self._wire.open(take)
+        request = msgspec.json.encode({"batch": wanted, "no_wait": True})
+        try:
+            await self._wire.send(
+                f"$JS.API.CONSUMER.MSG.NEXT.{LOGS}.{consumer}", request, reply=reply
+            )
+            await done
+        finally:
+            self._wire.shut(reply)
+        if any(delivery(m)[2] != n for n, m in enumerate(messages, 1)):
+            raise OutcomeUnknown("lines were lost on the way")
+        return [source.decode(message) for message in messages]
+
+    async def follow(
+        self, key: Key | None, *, after: int = 0, level: Level | None = None
+    ) -> AsyncGenerator[Sequence[Line], None]:
+        """Yield every line beyond ``after``, in runs, for ever."""
+        check_read(key, after, level)
+        feed = Feed(self._wire, _source(key, level), after)
+        async with aclosing(feed.runs(None)) as runs:
+            async for run in runs:
+                yield run
+
+
+class _Letter(NamedTuple):
+    """A line ready to be sent."""
+
+    subject: str
+    payload: bytes
+    headers: dict[str, str] | None
+
+    @classmethod
+    def of(cls, line: Line) -> Self:
+        """Encode a line; raises InvalidInput."""
+        headers = {MESSAGE_ID: line.ref} if line.ref else None
+        return cls(log_subject(line.key, line.level), encode_line(line), headers)
+
+
+class _Acks:
+    """Counts confirmations; ``problem`` is the first that was none."""
+
+    def __init__(self, wanted: int) -> None:
+        self.problem = ""
+        self.all: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._missing = wanted
+
+    def take(self, message: "Msg") -> None:
+        """Hear one answer."""
+        self._missing -= 1
+        if status(message):
+            self._end("nobody keeps them")
+            return
+        try:
+            raise_problem(message.data)
+        except ApiError as error:
+            self._end(str(error))
+        if not self._missing:
+            self._end("")
+
+    def lose(self) -> None:
+        """The connection was lost, and with it maybe the answers."""
+        self._end("nats-server was away")
+
+    def _end(self, problem: str) -> None:
+        if not self.all.done():
+            self.problem = problem
+            self.all.set_result(None)
+
+
+async def _provision(wire: Wire, config: dict[str, Any]) -> None:
+    try:
+        await wire.api(f"STREAM.CREATE.{LOGS}", config)
+    except ApiError as error:
+        if error.number != NAME_IN_USE:
+            raise
+        info = msgspec.json.decode(await wire.api(f"STREAM.INFO.{LOGS}"))
+        await wire.api(f"STREAM.UPDATE.{LOGS}", {**info["config"], **config})
+
+
+def _source(key: Key | None, level: Level | None) -> Source[Line]:
+    return Source(LOGS, log_filters(key, level), _line_of)
+
+
+def _line_of(message: "Msg") -> Line:
+    """Read a delivered line; what is none of ours is shown as the text that it is."""
+    position = delivery(message)[1]
+    try:
+        return decode_line(Stored(position, message.subject, message.data))
+    except InvalidInput:
+        text = message.data[:MAX_TEXT].decode(errors="replace")
+        strange = _encoder.encode(
+            {"at": message.metadata.timestamp, "event_type": STRANGE, "message": text}
+        )
+        return decode_line(Stored(position, message.subject, strange))

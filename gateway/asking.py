@@ -1,0 +1,51 @@
+"""Sending a command and waiting for what lifecycle answers."""
+
+import asyncio
+import secrets
+from typing import Any
+
+import msgspec
+
+from events.errors import InvalidInput, NotFound, Unavailable, WakeError
+from events.inbox import Inbox
+from events.names import Key
+from services.requests import Answer
+
+ANSWER = 10.0
+"""Seconds to wait for an answer; the command is stored all the same."""
+
+
+class Declined(WakeError):
+    """The service refused the command; ``code`` is the one it gave."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.message)
+        self.code = answer.code
+
+
+async def ask(inbox: Inbox, key: Key, verb: str, body: dict[str, Any]) -> Answer:
+    """Send a command and return its answer; raises Declined, Unavailable."""
+    command = body.setdefault("command_id", f"cli-{secrets.token_hex(8)}")
+    async with inbox.answers(key.user, command) as answers:
+        await inbox.publish(key, verb, msgspec.json.encode(body))
+        try:
+            async with asyncio.timeout(ANSWER):
+                raw = await answers.get()
+        except TimeoutError as error:
+            raise Unavailable(
+                f"no answer to {verb} within {ANSWER:.0f} s: is a lifecycle service "
+                "running (wake up)? The command is stored and takes effect when one is"
+            ) from error
+    answer = msgspec.json.decode(raw, type=Answer)
+    if not answer.accepted:
+        raise _declined(answer)
+    return answer
+
+
+def _declined(answer: Answer) -> WakeError:
+    """Give the refusal the class that its code names, and so its exit code."""
+    kinds: dict[str, type[WakeError]] = {
+        kind.code: kind for kind in (InvalidInput, NotFound)
+    }
+    kind = kinds.get(answer.code)
+    return kind(answer.message) if kind else Declined(answer)

@@ -1,0 +1,232 @@
+"""The command line: ``wake``. What a command does is imported when it is called."""
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gateway.exits import HELP, told
+from gateway.output import put
+
+if TYPE_CHECKING:
+    from gateway.composition import Place
+    from gateway.running import Display
+
+app = typer.Typer(
+    name="wake",
+    help="Durable AI agents on NATS JetStream: every step in a log.",
+    epilog=HELP,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+_DATA = Path(".wake")
+
+Data = Annotated[
+    Path, typer.Option("--data", metavar="DIR", help="Data folder of the log.")
+]
+Nats = Annotated[
+    str | None,
+    typer.Option(
+        "--nats",
+        metavar="URL",
+        envvar="WAKE_NATS",
+        help="Use this nats-server (nats://[USER:PASSWORD@]HOST:PORT) instead of "
+        "one of its own on the data folder.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="For programs: JSON on stdout.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the execution.")]
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
+    if asked:
+        from importlib.metadata import (  # noqa: PLC0415 - only when asked
+            PackageNotFoundError,
+            version,
+        )
+
+        try:
+            put(f"wake {version('wakestream')}")
+        except PackageNotFoundError:
+            put("wake (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def _wake(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version and end.",
+        ),
+    ] = False,
+) -> None:
+    del version  # its callback did the work
+
+
+@app.command(epilog=HELP)
+def run(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What the agent is to do; - reads it from stdin."),
+    ] = None,
+    *,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="ID", help="Go on with this execution."),
+    ] = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Agent type.  [explorer]")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Model, as openai:NAME.  [the agent's]"),
+    ] = None,
+    workspace: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory the agent works in.  [.]"),
+    ] = None,
+    user: Annotated[
+        str, typer.Option(metavar="NAME", envvar="WAKE_USER", help="On whose behalf.")
+    ] = "local",
+    data: Data = _DATA,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    r"""Run an agent, or go on with one, and watch it.
+
+    Ctrl-C cancels it in order, a second one kills it; SIGTERM leaves it to be
+    resumed. With --json the progress goes to stderr, and the last line of stdout
+    is one object: id, status, output, steps, tokens, finish_reason, cost, error.
+
+    \b
+    Examples:
+      wake run "Explore this repository and report what it is."
+      wake run "Fix the failing test." --agent coder --model anthropic:NAME
+      wake run - --json < prompt.txt
+      wake run --resume 0193d5a0-7a5c-7000-8000-0123456789ab
+    """
+    with told(as_json=as_json):
+        from gateway import orders, running  # noqa: PLC0415 - they import a lot
+
+        place = _place(data, nats)
+        order = orders.ordered(
+            _typed(prompt),
+            resume=resume,
+            agent=agent,
+            model=model,
+            workspace=workspace,
+            user=user,
+        )
+        if resume is not None:
+            place.check()
+        code = running.run(order, place, _display(as_json=as_json), as_json=as_json)
+    raise typer.Exit(int(code))
+
+
+@app.command()
+def ls(data: Data = _DATA, nats: Nats = None, *, as_json: Json = False) -> None:
+    r"""List the executions, newest first.
+
+    \b
+    Examples:
+      wake ls
+      wake ls --json | head -1
+    """
+    with told(as_json=as_json):
+        from gateway import reading  # noqa: PLC0415 - see run
+
+        reading.ls(_place(data, nats), as_json=as_json)
+
+
+@app.command()
+def show(
+    execution: Id,
+    at: Annotated[
+        int | None,
+        typer.Option("--at", metavar="VERSION", help="As it was at this version."),
+    ] = None,
+    data: Data = _DATA,
+    nats: Nats = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    r"""Show an execution as it is, or as it was.
+
+    \b
+    Examples:
+      wake show 0193d5a0-7a5c-7000-8000-0123456789ab
+      wake show 0193d5a0-7a5c-7000-8000-0123456789ab --at 3 --json
+    """
+    with told(as_json=as_json):
+        from gateway import reading  # noqa: PLC0415 - see run
+
+        reading.show(_place(data, nats), execution, at=at, as_json=as_json)
+
+
+@app.command()
+def events(
+    execution: Id, data: Data = _DATA, nats: Nats = None, *, as_json: Json = False
+) -> None:
+    r"""Show the history of an execution, a line for each commit.
+
+    With --json each line is a commit exactly as it is stored.
+
+    \b
+    Examples:
+      wake events 0193d5a0-7a5c-7000-8000-0123456789ab
+      wake events 0193d5a0-7a5c-7000-8000-0123456789ab --json | tail -1
+    """
+    with told(as_json=as_json):
+        from gateway import reading  # noqa: PLC0415 - see run
+
+        reading.events(_place(data, nats), execution, as_json=as_json)
+
+
+def _place(data: Path, nats: str | None) -> "Place":
+    from gateway.composition import Place  # noqa: PLC0415 - see run
+
+    return Place(data, nats)
+
+
+def _typed(prompt: str | None) -> str | None:
+    """The prompt, or what stdin has for it."""
+    if prompt != "-":
+        return prompt
+    return sys.stdin.buffer.read().decode(errors="surrogateescape")
+
+
+def _display(*, as_json: bool) -> "Display":
+    """Live in a terminal that can do it, else plain lines."""
+    from gateway.plain import PlainDisplay  # noqa: PLC0415 - see run
+
+    if as_json:
+        return PlainDisplay(sys.stderr, result=False)
+    if not sys.stdout.isatty() or os.environ.get("TERM", "") in ("", "dumb", "unknown"):
+        return PlainDisplay()
+    from gateway.display import TerminalDisplay  # noqa: PLC0415 - imports rich
+
+    return TerminalDisplay()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console script ``wake``; always ends with SystemExit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # No terminal's encoding may stop a run because of a check mark.
+            stream.reconfigure(errors="replace")
+    app(arguments, prog_name="wake")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""The commands that talk to a running service: start, pause, resume and so on."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.exits import told
+from gateway.flags import Data, Id, Json, Nats, User
+
+if TYPE_CHECKING:
+    from services.requests import Answer
+
+app = typer.Typer(rich_markup_mode=None)
+
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; kept in the history.")]
+CommandId = Annotated[
+    str | None,
+    typer.Option(
+        "--command-id",
+        metavar="ID",
+        help="Sent again under the same id, it takes effect once.  [a new one]",
+    ),
+]
+
+
+@app.command()
+def start(
+    prompt: Annotated[str, typer.Argument(help="What the agent is to do.")],
+    *,
+    agent: Annotated[
+        str, typer.Option(metavar="NAME", help="Agent type.")
+    ] = "explorer",
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Model.  [the agent's]")
+    ] = None,
+    workspace: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Directory, one that the service allows."),
+    ] = None,
+    execution: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Its id.  [a new one]")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key", metavar="KEY", help="Asked twice, started once."
+        ),
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Fewer steps than usual.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Fewer tokens than usual.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(metavar="DOLLARS", help="At most this much money.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="S", help="Less running time than usual.")
+    ] = None,
+    command_id: CommandId = None,
+    user: User = "local",
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    """Start an execution on a running service; prints its id.
+
+    \b
+    Examples:
+      wake start "Explore this repository."
+      wake start "Fix it." --agent coder --workspace /srv/repo --max-steps 10
+      wake start "Nightly report." --idempotency-key report-2026-11-22 --json
+    """
+    limits = {
+        "max_steps": max_steps,
+        "max_tokens": max_tokens,
+        "max_cost": max_cost,
+        "timeout": timeout,
+    }
+    body = {
+        "agent_type": agent,
+        "input": prompt,
+        "model": model,
+        "workspace": _absolute(workspace),
+        "idempotency_key": key,
+        "limits": _given(limits) or None,
+        "command_id": command_id,
+    }
+    with told(as_json=as_json):
+        from gateway import sending  # noqa: PLC0415 - imports what it needs
+
+        name = execution or sending.fresh_id(key)
+        answer = sending.send(
+            _place(data, nats), user, name, "start", _given(body)
+        )
+        _print(answer, answer.execution, as_json=as_json)
+
+
+def _signal(
+    verb: str,
+    execution: str,
+    body: dict[str, Any],
+    data: Any,
+    nats: str | None,
+    user: str,
+    *,
+    as_json: bool,
+) -> None:
+    with told(as_json=as_json):
+        from gateway import sending  # noqa: PLC0415 - see start
+
+        answer = sending.send(_place(data, nats), user, execution, verb, _given(body))
+        _print(answer, f"{answer.execution} is {answer.status}", as_json=as_json)
+
+
+@app.command()
+def pause(
+    execution: Id,
+    *,
+    command_id: CommandId = None,
+    user: User = "local",
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    """Let an execution rest: at its next commit, or at once if nobody works on it.
+
+    \b
+    Example:
+      wake pause 0193d5a0-7a5c-7000-8000-0123456789ab
+    """
+    body = {"command_id": command_id}
+    _signal("pause", execution, body, data, nats, user, as_json=as_json)
+
+
+@app.command()
+def resume(
+    execution: Id,
+    *,
+    command_id: CommandId = None,
+    user: User = "local",
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    """Let a paused execution go on.
+
+    \b
+    Example:
+      wake resume 0193d5a0-7a5c-7000-8000-0123456789ab
+    """
+    body = {"command_id": command_id}
+    _signal("resume", execution, body, data, nats, user, as_json=as_json)
+
+
+@app.command()
+def cancel(
+    execution: Id,
+    *,
+    reason: Reason = "",
+    command_id: CommandId = None,
+    user: User = "local",
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    """End an execution in order, at its next commit.
+
+    \b
+    Example:
+      wake cancel 0193d5a0-7a5c-7000-8000-0123456789ab --reason "wrong branch"
+    """
+    body = {"command_id": command_id, "reason": reason}
+    _signal("cancel", execution, body, data, nats, user, as_json=as_json)
+
+
+@app.command()
+def kill(
+    execution: Id,
+    *,
+    reason: Reason = "",
+    command_id: CommandId = None,
+    user: User = "local",
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    """End an execution now, whatever it is doing.
+
+    \b
+    Example:
+      wake kill 0193d5a0-7a5c-7000-8000-0123456789ab
+    """
+    body = {"command_id": command_id, "reason": reason}
+    _signal("kill", execution, body, data, nats, user, as_json=as_json)
+
+
+@app.command()
+def retry(
+    execution: Id,
+    *,
+    reason: Reason = "",
+    command_id: CommandId = None,
+    user: User = "local",
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    """Let a failed execution go on from its last recorded step.
+
+    \b
+    Example:
+      wake retry 0193d5a0-7a5c-7000-8000-0123456789ab
+    """
+    body = {"command_id": command_id, "reason": reason}
+    _signal("retry", execution, body, data, nats, user, as_json=as_json)
+
+
+@app.command("input")
+def answer_request(
+    execution: Id,
+    answer: Annotated[str, typer.Argument(help="JSON, or plain text.")],
+    *,
+    request: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Which request.  [the open one]"),
+    ] = None,
+    command_id: CommandId = None,
+    user: User = "local",
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    """Answer what an execution asks for.
+
+    \b
+    Examples:
+      wake input 0193d5a0-7a5c-7000-8000-0123456789ab "the blue one"
+      wake input 0193d5a0-7a5c-7000-8000-0123456789ab '{"decision": "approve"}'
+    """
+    with told(as_json=as_json):
+        from gateway import sending  # noqa: PLC0415 - see start
+
+        place = _place(data, nats)
+        body = {
+            "request": request or sending.open_request(place, user, execution),
+            "answer": sending.as_value(answer),
+            "command_id": command_id,
+        }
+        done = sending.send(place, user, execution, "input", _given(body))
+        _print(done, f"{done.execution} is {done.status}", as_json=as_json)
+
+
+def _print(answer: "Answer", line: str, *, as_json: bool) -> None:
+    from gateway.output import put, put_json  # noqa: PLC0415 - see start
+
+    if as_json:
+        put_json(answer)
+    else:
+        put(line)
+
+
+def _given(body: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what was not given."""
+    return {name: value for name, value in body.items() if value not in (None, "")}
+
+
+def _absolute(workspace: str | None) -> str | None:
+    from pathlib import Path  # noqa: PLC0415 - see start
+
+    return None if workspace is None else str(Path(workspace).resolve())
+
+
+def _place(data: Any, nats: str | None) -> Any:
+    from gateway.flags import place  # noqa: PLC0415 - see start
+
+    return place(data, nats)

@@ -1,0 +1,186 @@
+"""Where things are put together: the log, what agents work with, who runs them."""
+
+import asyncio
+import os
+import shlex
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Never
+
+from events.errors import FolderInUse, NotFound, OutcomeUnknown, Unavailable
+from events.jetstream import JetStreamJournal
+from events.journal import Journal
+from events.names import EVENTS, Key, lane_consumer
+from events.spec import Lane
+from events.wire import ApiError, Wire
+from services.agents.loop import Means
+from services.agents.model import Model
+from services.agents.open import open_model
+from services.embedded import EmbeddedServer
+from services.folder import DataFolder
+from services.runner import Runner
+from services.tools import sandbox
+from services.tools.base import Tool
+from services.tools.toolbox import all_tools
+
+PATIENCE = 10.0
+"""Seconds to wait for a data folder: a dying server may take eight to let go."""
+
+BRIEFLY = 1.0
+"""Seconds after which a wait is worth a word; who only reads waits no longer."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the log is: a server's address, or else a data folder of our own."""
+
+    data: Path
+    nats: str | None = None
+
+    @property
+    def options(self) -> str:
+        """The flags that lead another ``wake`` to the same log."""
+        if self.nats is None:
+            data = shlex.quote(str(self.data))
+            return "" if self.data == Path(".wake") else f" --data {data}"
+        if "@" in self.nats:  # a password is nothing to print
+            return " --nats URL"
+        return f" --nats {shlex.quote(self.nats)}"
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was ever recorded here, as far as can be seen from outside."""
+        return self.nats is None and not self.data.exists()
+
+    def check(self) -> None:
+        """Raise NotFound if there is nothing to read."""
+        if self.empty:
+            raise NotFound(
+                f"there is no wakestream data in {self.data}: name the folder with "
+                '--data, or start here with wake run "PROMPT"'
+            )
+
+
+@dataclass(frozen=True)
+class Log:
+    """An open log, and the server under it if it is our own."""
+
+    journal: Journal
+    wire: Wire
+    server: EmbeddedServer | None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server can be talked to right now."""
+        return bool(self.wire.client.is_connected)
+
+    async def watch(self) -> Never:
+        """Wait until there is no more hope for it; raises Unavailable then."""
+        if self.server is not None:
+            await self.server.watch()
+        await self.wire.closed.wait()
+        raise Unavailable("nats-server closed the connection for good")
+
+    async def forget(self, key: Key, lane: Lane) -> None:
+        """Drop the work queue of an execution that has ended; best effort."""
+        try:
+            name = lane_consumer(lane, key)
+            await self.wire.api(f"CONSUMER.DELETE.{EVENTS}.{name}")
+        except (ApiError, OutcomeUnknown):
+            return
+
+
+@contextmanager
+def hold(
+    place: Place, *, wait: float, say: Callable[[str], None] | None = None
+) -> Iterator[DataFolder | None]:
+    """Hold the data folder of a place, if it has one; raises FolderInUse.
+
+    Blocks: to be entered before the event loop runs, in the main thread.
+    """
+    if place.nats is not None:
+        yield None
+        return
+    with _opened(place.data, wait, say) as folder:
+        yield folder
+
+
+def _opened(path: Path, wait: float, say: Callable[[str], None] | None) -> DataFolder:
+    try:
+        return DataFolder.open(path, wait=min(wait, BRIEFLY))
+    except FolderInUse as error:
+        if wait <= BRIEFLY:
+            raise
+        if say is not None:
+            say(f"{error}; waiting for up to {wait:.0f} s")
+    return DataFolder.open(path, wait=wait - BRIEFLY)
+
+
+@asynccontextmanager
+async def open_log(place: Place, folder: DataFolder | None) -> AsyncIterator[Log]:
+    """Open the log, on a server of our own if ``folder`` is held for it.
+
+    When the server is gone for good, what the block does is cancelled, and
+    Unavailable raised (in a group).
+    """
+    async with AsyncExitStack() as stack:
+        if folder is None:
+            server, wire = None, await Wire.connect(place.nats or "")
+        else:
+            server = await stack.enter_async_context(EmbeddedServer.start(folder))
+            wire = await Wire.connect(
+                server.url, user=server.user, password=server.password
+            )
+        stack.push_async_callback(wire.close)
+        log = Log(await JetStreamJournal.open(wire), wire, server)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        watching = group.create_task(log.watch())
+        yield log
+        watching.cancel()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The tools that agents are offered here; ``lacking`` says why bash is none."""
+
+    tools: Mapping[str, Tool[Any]]
+    lacking: str | None = None
+    models: dict[str, Model] = field(default_factory=dict)
+
+    @classmethod
+    async def find(cls) -> "Bench":
+        """Look what this machine has to offer."""
+        found = await sandbox.find_sandbox()
+        lacking = found.reason if isinstance(found, sandbox.Unavailable) else None
+        return cls(all_tools(found), lacking)
+
+    @asynccontextmanager
+    async def means(
+        self, place: Place, on_text: Callable[[Key, str], None]
+    ) -> AsyncIterator[Means]:
+        """What executions are driven with; closed at the end."""
+        means = Means(
+            open_model=open_model,
+            tools=self.tools,
+            workspaces=place.data / "workspaces",
+            on_text=on_text,
+        )
+        try:
+            yield means
+        finally:
+            await means.close()
+
+
+def runner(log: Log, means: Means, key: Key, lane: Lane) -> Runner:
+    """A runner for this one execution."""
+    return Runner(
+        log.journal,
+        means,
+        name=f"{socket.gethostname()}-{os.getpid()}",
+        lanes=(lane,),
+        concurrency=1,
+        only=key,
+    )

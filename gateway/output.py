@@ -1,0 +1,37 @@
+"""What ``wake`` prints on stdout and stderr, a line at a time."""
+
+import json
+import sys
+from typing import Any
+
+import msgspec
+
+from gateway.wording import printable
+
+
+def put(line: str) -> None:
+    """Print a line for a person on stdout."""
+    print(printable(line))  # noqa: T201 - the one place that prints
+
+
+def complain(line: str) -> None:
+    """Print a line on stderr, after all that went to stdout."""
+    sys.stdout.flush()
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - see put
+
+
+def put_json(value: Any) -> None:
+    """Print a value, or JSON that is there already, as one line for programs.
+
+    To a terminal everything unprintable in it goes escaped: the same value.
+    """
+    encoded = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    if sys.stdout.isatty():
+        encoded = _escaped(encoded.decode()).encode()
+    sys.stdout.flush()
+    sys.stdout.buffer.write(encoded + b"\n")  # JSON is UTF-8, whatever the locale
+    sys.stdout.buffer.flush()
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)

@@ -1,0 +1,180 @@
+"""``wake ls``, ``wake show``, ``wake events``: reading the log, changing nothing."""
+
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
+import uvloop
+
+from events.commit import Recorded
+from events.errors import InvalidInput
+from events.names import Key, check_id
+from events.state import Call, State
+from gateway import facts
+from gateway.composition import BRIEFLY, Log, Place, hold, open_log
+from gateway.listing import rows_of, table
+from gateway.orders import find
+from gateway.output import put, put_json
+from gateway.plain import MARKS
+from gateway.progress import Progress
+from gateway.summary import reason, used
+from gateway.wording import (
+    arguments,
+    moment,
+    one_line,
+    printable,
+    seconds,
+    short,
+    tokens,
+)
+
+T = TypeVar("T")
+
+
+def ls(place: Place, *, as_json: bool) -> None:
+    """Print the executions, newest first; raises WakeError."""
+    rows = [] if place.empty else _read(place, rows_of)
+    if as_json:
+        for row in rows:
+            put_json(row)
+    elif rows:
+        for line in table(rows, _width()):
+            put(line)
+    else:
+        put('nothing has run here yet: start with wake run "PROMPT"')
+
+
+def show(place: Place, execution: str, *, at: int | None, as_json: bool) -> None:
+    """Print an execution at its newest version, or at one; raises WakeError."""
+    key, history = _history(place, execution)
+    progress = Progress.of(key, history[: _version(at, len(history))])
+    if as_json:
+        put_json(_whole(progress.state))
+    else:
+        for line in _lines(progress):
+            put(line)
+
+
+def events(place: Place, execution: str, *, as_json: bool) -> None:
+    """Print every commit of an execution, a line each; raises WakeError."""
+    _, history = _history(place, execution)
+    for recorded in history:
+        if as_json:
+            put_json(recorded.body)
+        else:
+            _print_commit(recorded)
+
+
+def _read(place: Place, ask: Callable[[Log], Awaitable[T]]) -> T:
+    """Open the log for one question."""
+
+    async def main() -> T:
+        async with open_log(place, folder) as log:
+            return await ask(log)
+
+    with hold(place, wait=BRIEFLY) as folder:
+        return uvloop.run(main())
+
+
+def _width() -> int | None:
+    """Columns of the terminal; None where it is none, and nothing is cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _history(place: Place, execution: str) -> tuple[Key, list[Recorded]]:
+    check_id(execution)
+    place.check()
+
+    async def load(log: Log) -> tuple[Key, list[Recorded]]:
+        key = await find(log.journal, execution)
+        return key, await log.journal.read(key)
+
+    return _read(place, load)
+
+
+def _version(at: int | None, newest: int) -> int:
+    """The version asked for; raises InvalidInput unless there is one."""
+    if at is None:
+        return newest
+    if not 1 <= at <= newest:
+        raise InvalidInput(f"--at {at}: this execution has the versions 1 to {newest}")
+    return at
+
+
+# ── show ─────────────────────────────────────────────────────────────────────
+
+
+def _whole(state: State) -> dict[str, Any]:
+    """All of the state, and the conversation as a model is told it."""
+    whole: dict[str, Any] = msgspec.to_builtins(state)
+    whole["conversation"] = msgspec.to_builtins(list(state.conversation()))
+    return whole
+
+
+def _lines(progress: Progress) -> Iterator[str]:
+    state = progress.state
+    for name, value in _fields(state):
+        yield f"{name:10} {value}"
+    for name, text in (("prompt", state.input), ("result", state.output or "")):
+        if text:
+            yield f"\n{name}"
+            yield from (f"  {line}" for line in printable(text).rstrip().split("\n"))
+        if name == "prompt":
+            yield from _plan(state)
+            yield from _steps(progress)
+
+
+def _fields(state: State) -> Iterator[tuple[str, str]]:
+    yield "execution", state.id
+    yield "user", state.user
+    yield "version", f"{state.version}, of {moment(state.updated_at)}"
+    yield "status", state.status
+    if why := state.finish_reason or reason(state):
+        yield "because", why
+    yield "agent", f"{one_line(state.agent.name)} on {one_line(state.agent.model)}"
+    yield "workspace", one_line(state.workspace or "its own")
+    yield "used", ", ".join(used(state))
+    yield "attempt", f"{state.attempt}" + (f" by {state.runner}" * bool(state.runner))
+    yield "created", moment(state.created_at)
+    if state.completed_at:
+        yield "ended", moment(state.completed_at)
+    for note, value in state.notes.items():
+        yield "note", short(f"{note}: {msgspec.json.encode(value).decode()}", 200)
+
+
+def _plan(state: State) -> Iterator[str]:
+    if state.tasks:
+        yield "\nplan"
+    for task in state.tasks:
+        yield f"  {MARKS[task.status]} {one_line(task.title)}"
+
+
+def _steps(progress: Progress) -> Iterator[str]:
+    if progress.steps:
+        yield "\nsteps"
+    for step in progress.steps:
+        took = f"{tokens(step.usage)}, {seconds(step.seconds)}"
+        yield f"  {step.number:>2} {short(step.said, 100)} [{took}]"
+        for call in step.turn.calls:
+            yield f"     {short(call.name, 40)} {arguments(call.arguments)}{_end(call)}"
+
+
+def _end(call: Call) -> str:
+    if call.phase != "done":
+        return f" [{call.phase}]"
+    bad = call.outcome != "success"
+    return f" [{call.outcome}]" + f": {short(call.output, 160)}" * bad
+
+
+# ── events ───────────────────────────────────────────────────────────────────
+
+
+def _print_commit(recorded: Recorded) -> None:
+    commit = recorded.commit
+    where = f"{commit.version:>4}  {moment(commit.at)}  {recorded.route:8}"
+    said = "; ".join(map(facts.told, commit.events))
+    line = f"{where}  {one_line(commit.by)}  {said}"
+    width = _width()
+    put(line if width is None else short(line, max(width, 60)))

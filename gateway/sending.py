@@ -1,0 +1,73 @@
+"""Talking to a running service from the command line."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+import uvloop
+
+from events.errors import NotFound
+from events.jetstream import JetStreamJournal
+from events.names import Key, check_id
+from events.pinned import JetStreamInbox
+from events.wire import Wire
+from gateway.asking import ask
+from gateway.composition import Place, connect, reach
+from services.handler import Handler, utc_now
+from services.ids import new_id
+from services.requests import NEW, Answer
+
+T = TypeVar("T")
+
+
+def send(
+    place: Place, user: str, execution: str, verb: str, body: dict[str, Any]
+) -> Answer:
+    """Send a command and return its answer; raises WakeError."""
+    key = Key(check_id(user, "user"), check_id(execution, "execution"))
+
+    async def sent(wire: Wire) -> Answer:
+        return await ask(JetStreamInbox(wire), key, verb, body)
+
+    return uvloop.run(_connected(place, sent))
+
+
+def fresh_id(idempotency_key: str | None) -> str:
+    """Name a new execution, or leave that to the idempotency key."""
+    return NEW if idempotency_key else new_id(utc_now())
+
+
+def as_value(text: str) -> Any:
+    """Take JSON as what it says, and anything else as text."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return text
+
+
+def open_request(place: Place, user: str, execution: str) -> str:
+    """Return the id of what an execution asks for; raises NotFound."""
+    key = Key(check_id(user, "user"), check_id(execution, "execution"))
+
+    async def loaded(wire: Wire) -> str:
+        state = (await Handler(JetStreamJournal(wire), "cli").load(key)).state
+        if state.request is None:
+            what = f"is {state.status}" if state.version else "is not there"
+            raise NotFound(f"{execution} {what}: it asks for nothing")
+        return state.request.request
+
+    return uvloop.run(_connected(place, loaded))
+
+
+async def _connected(place: Place, talk: Callable[[Wire], Awaitable[T]]) -> T:
+    login = reach(place)
+    if login is None:
+        raise NotFound(
+            f"no service is running on {place.data}: start one with wake up, or name "
+            "a nats-server with --nats"
+        )
+    wire = await connect(login)
+    try:
+        return await talk(wire)
+    finally:
+        await wire.close()

@@ -1,0 +1,280 @@
+"""What an operator can set: each option with its meaning, limits and default.
+
+These structs are the one place where an option is written down; its variable,
+its flag, the complaints about it and ``docs/configuration.md`` follow from them.
+Seconds are real seconds, paths are as the operator wrote them.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, ClassVar, Final, Literal, Self
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from events.errors import InvalidInput
+from events.names import LANES, check_id
+from events.spec import Lane
+
+HIDDEN: Final = "***"
+"""Stands for a secret wherever a person could read it."""
+
+
+_SCHEME = re.compile("[a-z]+://")
+
+
+class Secret:
+    """A text that is never printed: only ``reveal`` gives it."""
+
+    __slots__ = ("_text",)
+    allowed: ClassVar[str] = "one line of text"
+
+    def __init__(self, text: str) -> None:
+        if not text:
+            raise ValueError
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself, for whoever has to send it."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other.reveal() == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class Token(str):
+    """A name that can be part of a subject."""
+
+    __slots__ = ()
+    allowed: ClassVar[str] = "1 to 64 of A-Z a-z 0-9 _ -"
+
+    def __new__(cls, text: str) -> Self:
+        """Raise ValueError for what is no token."""
+        try:
+            return super().__new__(cls, check_id(text))
+        except InvalidInput as error:
+            raise ValueError from error
+
+
+class Url(str):
+    """A URL with a host; its repr leaves out user and password."""
+
+    __slots__ = ()
+    schemes: ClassVar[tuple[str, ...]]
+    allowed: ClassVar[str]
+
+    def __new__(cls, text: str) -> Self:
+        """Raise ValueError for what is no URL of these schemes."""
+        parts = urlsplit(text)
+        good = parts.scheme in cls.schemes and parts.hostname and parts.port != 0
+        if not good or " " in text:
+            raise ValueError
+        return super().__new__(cls, text)
+
+    @property
+    def userinfo(self) -> str:
+        """What stands before the host: ``USER:PASSWORD``, a token, or nothing."""
+        return urlsplit(self).netloc.rpartition("@")[0]
+
+    def __repr__(self) -> str:
+        return repr(public(self))
+
+
+class NatsUrl(Url):
+    """Where a nats-server listens."""
+
+    __slots__ = ()
+    schemes: ClassVar[tuple[str, ...]] = ("nats", "tls")
+    allowed: ClassVar[str] = "an address as nats://HOST:PORT or tls://HOST:PORT"
+
+
+class HttpUrl(Url):
+    """Where an HTTP server listens."""
+
+    __slots__ = ()
+    schemes: ClassVar[tuple[str, ...]] = ("http", "https")
+    allowed: ClassVar[str] = "an address as http://HOST:PORT or https://HOST:PORT"
+
+
+def public(url: str) -> str:
+    """``url`` without user and password, even if it is no good URL."""
+    before, at, host = url.rpartition("@")
+    scheme = _SCHEME.match(before)
+    return f"{scheme[0] if scheme else ''}{HIDDEN}@{host}" if at else url
+
+
+class Nats(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the log is."""
+
+    url: Annotated[
+        NatsUrl | None,
+        Meta(
+            description="The nats-server to use; of a cluster, any of its servers. "
+            "Without it, wakestream runs a server of its own on the data folder."
+        ),
+    ] = None
+    user: Annotated[
+        str,
+        Meta(min_length=1, description="Who logs in there, if there is a password."),
+    ] = "wake"
+    password: Annotated[
+        Secret | None,
+        Meta(
+            description="The password of `nats.user`. It is a variable, or stands in "
+            "a file of its own, see `nats.password_file`."
+        ),
+    ] = None
+    password_file: Annotated[
+        Path | None,
+        Meta(description="A file with nothing but the password of `nats.user`."),
+    ] = None
+    replicas: Annotated[
+        Literal[1, 3, 5],
+        Meta(
+            description="How many servers of a cluster keep the log. It survives the "
+            "loss of fewer than half of them."
+        ),
+    ] = 1
+
+    @property
+    def login(self) -> tuple[str, str] | tuple[None, None]:
+        """User and password to log in with, or neither."""
+        if self.password is None:
+            return None, None
+        return self.user, self.password.reveal()
+
+
+class Runner(msgspec.Struct, frozen=True, kw_only=True):
+    """How a runner works on executions."""
+
+    lanes: Annotated[
+        tuple[Lane, ...],
+        Meta(min_length=1, description="The lanes that it takes work from."),
+    ] = LANES
+    concurrency: Annotated[
+        int,
+        Meta(ge=1, le=1024, description="Executions of one lane worked on at once."),
+    ] = 64
+    lease: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=3600,
+            description="Seconds after which the work of a runner that says nothing "
+            "is given to another. The same for all runners of a lane.",
+        ),
+    ] = 30.0
+    name: Annotated[
+        Token | None,
+        Meta(
+            description="What it is called in histories, different for each runner. "
+            "Without it: host name and process id.",
+        ),
+    ] = None
+    drain: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="Seconds that work in hand may take when the runner is told "
+            "to end; then it is given back.",
+        ),
+    ] = 5.0
+
+
+class Logs(msgspec.Struct, frozen=True, kw_only=True):
+    """Log lines."""
+
+    days: Annotated[
+        int,
+        Meta(ge=1, le=3650, description="Days that log lines of executions are kept."),
+    ] = 7
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="The least level that is written."),
+    ] = "info"
+    format: Annotated[
+        Literal["json", "text"],
+        Meta(description="How lines on stderr look: for programs, or for people."),
+    ] = "json"
+
+
+class Agents(msgspec.Struct, frozen=True, kw_only=True):
+    """Agent types."""
+
+    file: Annotated[
+        Path | None,
+        Meta(
+            description="A TOML file of `[agents.NAME]` tables, which add agent types "
+            "or change those that are built in."
+        ),
+    ] = None
+
+
+class Workspaces(msgspec.Struct, frozen=True, kw_only=True):
+    """The directories that agents work in."""
+
+    root: Annotated[
+        Path,
+        Meta(
+            description="Where an execution that names no directory gets one of its "
+            "own. By default `workspaces` in the data folder."
+        ),
+    ] = Path(".wake/workspaces")
+    allowed: Annotated[
+        tuple[Path, ...],
+        Meta(
+            description="Directories that a command may name as workspace, they and "
+            "all below; those below `workspaces.root` it always may."
+        ),
+    ] = ()
+
+
+class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
+    """How the commands of agents are confined."""
+
+    mode: Annotated[
+        Literal["required", "off"],
+        Meta(
+            description="With `required`, agents have no `bash` where it cannot be "
+            "confined. With `off` nothing is confined; refused as root."
+        ),
+    ] = "required"
+
+
+class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
+    """Traces."""
+
+    otlp_endpoint: Annotated[
+        HttpUrl | None,
+        Meta(
+            description="The OpenTelemetry collector (OTLP over HTTP) that traces are "
+            "sent to. Without it there are none."
+        ),
+    ] = None
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set."""
+
+    data: Annotated[
+        Path,
+        Meta(
+            description="The data folder: the log of the server that wakestream runs "
+            "itself, and the workspaces."
+        ),
+    ] = Path(".wake")
+    nats: Nats = Nats()
+    runner: Runner = Runner()
+    logs: Logs = Logs()
+    agents: Agents = Agents()
+    workspaces: Workspaces = Workspaces()
+    sandbox: Sandbox = Sandbox()
+    telemetry: Telemetry = Telemetry()

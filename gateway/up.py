@@ -1,0 +1,210 @@
+"""``wake up`` and ``wake service``: services in one process, until told to end.
+
+Each service has a connection of its own. The first SIGINT or SIGTERM ends them
+in order: no new work, what is in hand is seen to its next commit or given
+back; a second one gives back at once.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from events.errors import Unavailable
+from events.jetstream import JetStreamJournal
+from events.names import Key
+from events.pinned import JetStreamInbox
+from events.spec import AgentSpec
+from events.wire import Wire
+from gateway import address
+from gateway.address import Address
+from gateway.composition import Bench
+from gateway.settings import Settings
+from services.agents.registry import Registry
+from services.allowed import Allowed
+from services.boot import recover_all
+from services.embedded import EmbeddedServer
+from services.folder import DataFolder
+from services.handler import Handler
+from services.lifecycle import Lifecycle
+from services.process import tune_collector
+from services.runner import Runner
+from services.tools.toolbox import TOOLS
+
+Name = Literal["lifecycle", "runner"]
+ALL: tuple[Name, ...] = ("lifecycle", "runner")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One service: what runs it, and what ends it in order."""
+
+    run: Callable[[], Coroutine[Any, Any, None]]
+    stop: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a start came to: where it listens, and what was put back."""
+
+    login: Address
+    put_back: list[Key]
+    lacking: str | None
+
+
+class Services:
+    """Some services on one server; ``started`` is called once they serve."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        names: Collection[Name],
+        started: Callable[[Started], None],
+    ) -> None:
+        self._settings, self._names, self._started = settings, names, started
+        self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
+        self._stack = AsyncExitStack()
+
+    async def run(self, folder: DataFolder | None) -> None:
+        """Serve until a signal; raises WakeError when it cannot go on.
+
+        On ``folder`` it runs a nats-server of its own; without, on ``nats.url``.
+        """
+        tune_collector()
+        with self._signals():
+            async with self._stack:
+                server, login = await self._server(folder)
+                await self._serve(server, login)
+
+    async def _server(
+        self, folder: DataFolder | None
+    ) -> tuple[EmbeddedServer | None, Address]:
+        nats = self._settings.nats
+        if folder is None:
+            user, password = nats.login
+            return None, Address(url=str(nats.url), user=user, password=password)
+        server = await self._stack.enter_async_context(EmbeddedServer.start(folder))
+        login = Address(
+            url=server.url, user=server.user, password=server.password, pid=os.getpid()
+        )
+        return server, login
+
+    async def _serve(self, server: EmbeddedServer | None, login: Address) -> None:
+        bench = await Bench.find(self._settings.sandbox.mode)
+        put_back = [] if server is None else await self._recover(login)
+        parts = [await self._part(name, login, bench) for name in self._names]
+        if server is not None:
+            published = address.published(self._settings.data, login)
+            self._stack.enter_context(published)
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(server.watch()) if server else None
+            for part in parts:
+                group.create_task(part.run())
+            self._started(Started(login, put_back, bench.lacking))
+            await self._stopping.wait()
+            await asyncio.gather(*(part.stop() for part in parts))
+            if watching is not None:
+                watching.cancel()
+
+    async def _recover(self, login: Address) -> list[Key]:
+        """Put back what a dead process held: nobody else can be on our server."""
+        wire = await _connected(login)
+        try:
+            journal = await JetStreamJournal.open(wire)
+            return await recover_all(Handler(journal, "boot"))
+        finally:
+            await wire.close()
+
+    async def _part(self, name: Name, login: Address, bench: Bench) -> Part:
+        wire = await _connected(login)
+        self._stack.push_async_callback(wire.close)
+        replicas = self._settings.nats.replicas
+        journal = await JetStreamJournal.open(wire, replicas=replicas)
+        if name == "runner":
+            return await self._runner(wire, journal, bench)
+        return await self._lifecycle(wire, journal, bench)
+
+    async def _lifecycle(
+        self, wire: Wire, journal: JetStreamJournal, bench: Bench
+    ) -> Part:
+        replicas = self._settings.nats.replicas
+        inbox = await JetStreamInbox.open(wire, replicas=replicas)
+        registry = Registry.load(self._settings.agents.file)
+
+        def resolve(agent: str, model: str | None) -> AgentSpec:
+            return registry.resolve(
+                agent, model=model, effects=TOOLS, offered=bench.tools
+            )
+
+        lifecycle = Lifecycle(
+            Handler(journal, "lifecycle"), inbox, resolve, self._allowed()
+        )
+        return Part(partial(_watched, wire, lifecycle.run), lifecycle.stop)
+
+    def _allowed(self) -> Allowed:
+        workspaces = self._settings.workspaces
+        roots = [workspaces.root, *workspaces.allowed]
+        return Allowed(roots)
+
+    async def _runner(
+        self, wire: Wire, journal: JetStreamJournal, bench: Bench
+    ) -> Part:
+        settings = self._settings.runner
+        root = self._settings.workspaces.root
+        means = await self._stack.enter_async_context(bench.means(root))
+        runner = Runner(
+            journal,
+            means,
+            name=settings.name or f"{socket.gethostname()}-{os.getpid()}",
+            lanes=settings.lanes,
+            concurrency=settings.concurrency,
+            lease=settings.lease,
+        )
+        return Part(partial(_watched, wire, runner.run), partial(self._drain, runner))
+
+    async def _drain(self, runner: Runner) -> None:
+        """Give what is in hand its time, unless somebody is in a hurry."""
+        async with asyncio.TaskGroup() as group:
+            hurry = group.create_task(self._hurrying.wait())
+            drain = group.create_task(runner.drain(self._settings.runner.drain))
+            await asyncio.wait((hurry, drain), return_when=asyncio.FIRST_COMPLETED)
+            if hurry.done():
+                drain.cancel()
+                await runner.drain(0)
+            hurry.cancel()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        for number in numbers:
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        (self._hurrying if self._stopping.is_set() else self._stopping).set()
+
+
+async def _connected(login: Address) -> Wire:
+    return await Wire.connect(login.url, user=login.user, password=login.password)
+
+
+async def _watched(wire: Wire, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a service as long as its connection is not lost for good."""
+    async with asyncio.TaskGroup() as group:
+        closed = group.create_task(wire.closed.wait())
+        running = group.create_task(run())
+        await asyncio.wait((closed, running), return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            raise Unavailable("nats-server closed the connection for good")
+        closed.cancel()

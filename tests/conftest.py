@@ -1,0 +1,79 @@
+"""What tests share: a real nats-server, and the log on both of its adapters."""
+
+import asyncio
+import gc
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from logs import JetStreamLog, Log, MemoryLog
+from nats_server import NatsServer
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A real server; it is synchronous, so it belongs to no event loop."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A server that a test may stop, kill and damage."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    server = NatsServer(folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def jetstream_log(nats_server: NatsServer) -> AsyncIterator[JetStreamLog]:
+    """An empty log on the shared server."""
+    log = JetStreamLog(nats_server.url)
+    await log.open()
+    yield log
+    await log.close()
+    await nothing_runs()
+
+
+@pytest.fixture
+async def own_log(own_server: NatsServer) -> AsyncIterator[JetStreamLog]:
+    """An empty log on a server of its own."""
+    log = JetStreamLog(own_server.url)
+    await log.open()
+    yield log
+    await log.close()
+    await nothing_runs()
+    with warnings.catch_warnings():
+        # nats-py leaves the socket of a reconnect that failed to the collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture
+async def memory_log() -> AsyncIterator[MemoryLog]:
+    """An empty log in memory."""
+    yield MemoryLog()
+    await nothing_runs()
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+def log(request: pytest.FixtureRequest) -> Log:
+    """Each adapter in turn, empty."""
+    chosen: Log = request.getfixturevalue(f"{request.param}_log")
+    return chosen
+
+
+async def nothing_runs() -> None:
+    """Show that no task was left behind; a cancelled one needs a moment to end."""
+    for _ in range(20):
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if not left:
+            return
+        await asyncio.sleep(0)
+    assert not left

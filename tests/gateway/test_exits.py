@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from events import errors
+from events.errors import WakeError
+from gateway.exits import CODES, Exit, Interrupted, exit_code, told
+
+
+def every(kind: type[WakeError]) -> list[type[WakeError]]:
+    """A class of errors and all that are derived from it in the tree."""
+    below = [d for c in kind.__subclasses__() for d in every(c)]
+    return [kind, *below]
+
+
+def test_every_error_has_an_exit_code() -> None:
+    """No error of the tree is missing in the table, and none is made up."""
+    tree = {kind for kind in every(WakeError) if kind.__module__ == errors.__name__}
+    assert set(CODES) == tree
+    assert Exit.COMPLETED not in CODES.values()
+
+
+def test_an_error_from_elsewhere_has_its_base_s_code() -> None:
+    """A subclass that the table does not know exits as its base does."""
+
+    class Odd(errors.FolderInUse):
+        """A folder in use, oddly."""
+
+    assert exit_code(Odd()) is Exit.ENVIRONMENT
+
+
+@pytest.mark.parametrize("kind", list(CODES))
+def test_a_failure_is_one_line(
+    kind: type[WakeError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every error ends the process with its code and one clean line on stderr."""
+    with pytest.raises(SystemExit) as ended, told(as_json=False):
+        raise kind("bad\x1b[31m thing\nhappened")
+    assert ended.value.code == CODES[kind]
+    out, err = capsys.readouterr()
+    assert err == "wake: bad\N{REPLACEMENT CHARACTER}[31m thing happened\n"
+    assert out == ""
+
+
+def test_with_json_the_last_line_of_stdout_says_it_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A program reads code and message, with the notes that were added."""
+    error = errors.NotFound("no such thing")
+    error.add_note("try another")
+    with pytest.raises(SystemExit), told(as_json=True):
+        raise ExceptionGroup("tasks", [ExceptionGroup("inner", [error])])
+    out, err = capsys.readouterr()
+    assert err == "wake: no such thing\nwake: try another\n"
+    expected = {"error": "not_found", "message": "no such thing; try another"}
+    assert json.loads(out) == expected
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback() -> None:
+    """What is no failure of ours is not dressed up as one."""
+    with pytest.raises(ZeroDivisionError), told(as_json=True):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KeyboardInterrupt(), Exit.CANCELLED),
+        (Interrupted(Exit.TOLD_TO_END), Exit.TOLD_TO_END),
+    ],
+)
+def test_an_interrupt_is_no_traceback(
+    error: BaseException, code: Exit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C and SIGTERM before an execution exists end in one line."""
+    with pytest.raises(SystemExit) as ended, told(as_json=True):
+        raise error
+    assert ended.value.code == code
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"] == "interrupted"
+    assert err.startswith("wake: interrupted")

@@ -1,0 +1,182 @@
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from waking import Ended, facts, start, wake
+
+from gateway.listing import Row, table
+
+PROMPT = """script:
+todo_write {"tasks": [{"title": "read", "status": "done"}]}
+read_file {"path": "notes.txt"} && read_file {"path": "missing.txt"}
+metadata_write {"notes": {"found": "milk"}}
+say The *milk*.
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with two executions in it."""
+    place = tmp_path_factory.mktemp("reading")
+    (place / "ws").mkdir()
+    (place / "ws" / "notes.txt").write_text("remember the milk\n")
+    for user, prompt in (("local", PROMPT), ("ada", "script:\nsay Later.")):
+        ended = wake(place, "run", prompt, "--workspace", "ws", "--user", user)
+        assert ended.code == 0, ended.err
+    return place
+
+
+@pytest.fixture(scope="module")
+def listed(place: Path) -> Ended:
+    """What ``wake ls --json`` prints."""
+    return wake(place, "ls", "--json")
+
+
+@pytest.fixture(scope="module")
+def execution(listed: Ended) -> str:
+    """The id of the first execution."""
+    return str(listed.last["id"])
+
+
+def test_ls_for_programs(listed: Ended) -> None:
+    """One object a line, the newest first, whoever's it is."""
+    newest, oldest = map(json.loads, listed.out.splitlines())
+    assert (newest["user"], oldest["user"]) == ("ada", "local")
+    assert oldest["prompt"] == PROMPT
+    assert oldest["agent"] == "explorer"
+    assert oldest["status"] == "completed"
+    assert oldest["steps"] == 4
+    assert oldest["tokens"] > 0
+    assert newest["started"] > oldest["started"]
+
+
+def test_ls_for_people(place: Path, execution: str) -> None:
+    """A table with a heading; without a terminal each execution is one line."""
+    ended = wake(place, "ls")
+    lines = ended.out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].split() == [
+        *("ID", "STATUS", "STEPS", "TOKENS", "STARTED", "AGENT", "PROMPT")
+    ]
+    assert lines[2].startswith(f"{execution}  completed")
+    assert lines[2].endswith(
+        'metadata_write {"notes": {"found": "milk"}} say The *milk*.'
+    )
+
+
+def test_ls_of_nothing_says_how_to_start(tmp_path: Path) -> None:
+    """Where nothing ran it says so, and makes nothing."""
+    ended = wake(tmp_path, "ls")
+    assert ended.code == 0
+    assert 'start with wake run "PROMPT"' in ended.out
+    assert wake(tmp_path, "ls", "--json").out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_in_two_widths() -> None:
+    """Wide terminals get a line for each, narrow ones two; nothing is wider."""
+    row = Row(
+        id="x" * 36,
+        user="local",
+        agent="explorer",
+        status="awaiting_input",
+        steps=12345,
+        tokens=1234567,
+        started=datetime(2026, 1, 2, tzinfo=UTC),
+        prompt="word\x1b " * 100,
+    )
+    for width, count in ((79, 3), (80, 3), (119, 3), (120, 2), (200, 2)):
+        lines = list(table([row], width))
+        assert len(lines) == count
+        assert all(len(line) <= max(width, 81) for line in lines)
+        assert all(line.isprintable() for line in lines)
+
+
+def test_show_for_people(place: Path, execution: str) -> None:
+    """State, plan, steps with their calls, notes and the result."""
+    out = wake(place, "show", execution).out
+    for expected in (
+        f"execution  {execution}",
+        "status     completed",
+        "because    final_answer",
+        "agent      explorer on scripted",
+        f"workspace  {place / 'ws'}",
+        'note       found: "milk"',
+        "  [x] read\n",
+        "     read_file path=notes.txt [success]\n",
+        "     read_file path=missing.txt [failed]: there is no 'missing.txt'",
+        "   4 the answer [",
+        "\nresult\n  The *milk*.\n",
+    ):
+        assert expected in out, out
+
+
+def test_show_for_programs(place: Path, execution: str) -> None:
+    """The whole state as one object, with the conversation."""
+    state = wake(place, "show", execution, "--json").last
+    assert state["status"] == "completed"
+    assert state["notes"] == {"found": "milk"}
+    assert state["conversation"][0] == {"type": "user", "text": PROMPT}
+    assert state["conversation"][-1]["text"] == "The *milk*."
+    outcomes = [m["outcome"] for m in state["conversation"] if m["type"] == "tool"]
+    assert outcomes == ["success", "success", "failed", "success"]
+
+
+def test_show_at_a_version(place: Path, execution: str) -> None:
+    """It is shown as it was; the first version is the order alone."""
+    first = wake(place, "show", execution, "--at", "1", "--json").last
+    assert (first["version"], first["status"], first["steps"]) == (1, "pending", 0)
+    third = wake(place, "show", execution, "--at", "3")
+    assert "status     running" in third.out
+    assert "result" not in third.out
+
+
+@pytest.mark.parametrize("at", ["0", "-1", "999", "99999999999999999999"])
+def test_show_at_no_version(place: Path, execution: str, at: str) -> None:
+    """A version that is not there is refused with those that are."""
+    ended = wake(place, "show", execution, "--at", at, "--json")
+    assert ended.code == 2
+    assert "has the versions 1 to " in ended.last["message"]
+    assert ended.err.count("\n") == 1
+
+
+def test_show_at_nonsense(place: Path, execution: str) -> None:
+    """What is no number is wrong usage."""
+    ended = wake(place, "show", execution, "--at", "last")
+    assert ended.code == 2
+    assert "--at" in ended.err
+
+
+def test_events_for_people(place: Path, execution: str) -> None:
+    """A line for each commit: version, time, route, who, and what."""
+    lines = wake(place, "events", execution).out.splitlines()
+    numbers = [int(line.split()[0]) for line in lines]
+    assert numbers == list(range(1, len(lines) + 1))
+    assert "  agents    user:local  created explorer on scripted: script:" in lines[0]
+    assert "  started attempt 1 by " in lines[1]
+    assert "  finished  runner:" in lines[-1]
+    assert "completed final_answer: The *milk*." in lines[-1]
+
+
+def test_events_for_programs(place: Path, execution: str) -> None:
+    """Each line is a commit as it is stored, its chain value last."""
+    ended = wake(place, "events", execution, "--json")
+    lines = ended.out.splitlines()
+    commits = [json.loads(line) for line in lines]
+    assert [commit["version"] for commit in commits] == list(range(1, len(lines) + 1))
+    kinds = [fact["type"] for fact in facts(commits)]
+    assert (kinds[0], kinds[-1]) == ("created.v1", "completed.v1")
+    for line, commit in zip(lines, commits, strict=True):
+        assert line.endswith(f',"chain":"{commit["chain"]}"}}')
+
+
+def test_a_closed_pipe_is_no_traceback(place: Path, execution: str) -> None:
+    """``wake events ID | head -1`` ends without a word on stderr."""
+    process = start(place, "events", execution, "--json")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(30) in (0, 1)

@@ -1,0 +1,91 @@
+"""A real nats-server for tests: one folder, one port, stopped and started at will."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from services.embedded import find_server
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+class NatsServer:
+    """``config`` is put into its configuration file."""
+
+    def __init__(
+        self, folder: Path, config: str = "", *, jetstream: bool = True
+    ) -> None:
+        self.port = _free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self.folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        store = 'jetstream { store_dir: "store", sync_interval: always }'
+        text = f'host: 127.0.0.1\nport: {self.port}\nlog_file: "nats.log"\n{config}\n'
+        (folder / "nats.conf").write_text(text + store * jetstream)
+
+    def start(self) -> None:
+        """Start it and return when it answers; the store is what it was."""
+        self._process = subprocess.Popen(
+            [find_server(), "-c", "nats.conf"],
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=_ending_with_us,  # noqa: PLW1509 - one call, looked up before
+        )
+        while not self._greets():
+            if self._process.poll() is not None:
+                raise RuntimeError((self.folder / "nats.log").read_text()[-2000:])
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        """End it in order, so that it writes its indexes; twice is fine."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it by kill -9."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Let it hang, connections and all, or go on."""
+        assert self._process
+        os.kill(self._process.pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def blocks(self) -> list[Path]:
+        """The files that hold what EVENTS stores."""
+        return sorted(self.folder.glob("store/jetstream/*/streams/EVENTS/msgs/*.blk"))
+
+    def forget_index(self) -> None:
+        """Take its indexes away, as a crash before they were written does."""
+        for index in self.folder.glob("store/jetstream/*/streams/EVENTS/msgs/*.db"):
+            index.unlink()
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGCONT)
+        self._process.send_signal(how)
+        self._process.wait()
+        self._process = None
+
+    def _greets(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                return connection.recv(5) == b"INFO "
+        except OSError:
+            return False
+
+
+def _ending_with_us() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -55,6 +55,10 @@ class Recorded(NamedTuple):
     commit: Commit
     body: bytes
     """The commit as it was stored, byte for byte."""
+    trace: str = ""
+    """The ``traceparent`` it was appended under, if any: a header, out of reach of
+    the chain. It serves to observe and is no part of what happened, so a history
+    stays whole where traces are off or a copy has lost them."""
 
 
 class _Head(msgspec.Struct):

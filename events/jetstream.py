@@ -26,6 +26,7 @@ from events.names import (
     FEED_SIGNALS,
     MAX_MESSAGE,
     ROUTES,
+    TRACE,
     Key,
     Route,
     commit_subject,
@@ -82,11 +83,14 @@ class _Stored(msgspec.Struct):
     subject: str
     seq: int
     data: str = ""
+    hdrs: bytes = b""
 
 
 class _Found(msgspec.Struct):
     message: _Stored
 
+
+_TRACE = re.compile(rb"\r\n%b: *([^\r\n]*)" % TRACE.encode())
 
 _ack = msgspec.json.Decoder(_Ack)
 _found = msgspec.json.Decoder(_Found)
@@ -120,6 +124,8 @@ class JetStreamJournal(Journal):
             EXPECTED_POSITION: str(after),
             EXPECTED_SUBJECT: history_filter(new.key),
         }
+        if new.trace:
+            headers[TRACE] = new.trace
         answer = await self.wire.request(
             commit_subject(new.key, new.route), new.body, headers=headers, wait=TRY
         )
@@ -148,7 +154,8 @@ class JetStreamJournal(Journal):
         stored = _found.decode(answer).message
         key, route = split_subject(stored.subject)
         body = msgspec.json.decode(b'"' + stored.data.encode() + b'"', type=bytes)
-        return Recorded(stored.seq, key, route, unseal(body, key), body)
+        commit, trace = unseal(body, key), _trace(stored.hdrs)
+        return Recorded(stored.seq, key, route, commit, body, trace)
 
     async def _read(self, key: Key) -> list[Recorded]:
         try:
@@ -171,9 +178,17 @@ class JetStreamJournal(Journal):
             }
             batch, more = await self._batch(msgspec.json.encode(query))
             for message in batch:
-                position = int((message.headers or {})["Nats-Sequence"])
-                commit = unseal(message.data, key)
-                commits.append(Recorded(position, key, route, commit, message.data))
+                headers = message.headers or {}
+                commits.append(
+                    Recorded(
+                        int(headers["Nats-Sequence"]),
+                        key,
+                        route,
+                        unseal(message.data, key),
+                        message.data,
+                        headers.get(TRACE, ""),
+                    )
+                )
             if not more:
                 return commits
 
@@ -282,6 +297,12 @@ async def _provision(wire: Wire, config: dict[str, Any]) -> None:
         if error.number != NAME_IN_USE:
             raise
         await wire.api(f"STREAM.UPDATE.{EVENTS}", config)
+
+
+def _trace(headers: bytes) -> str:
+    """Find the ``traceparent`` among headers as they are stored."""
+    found = _TRACE.search(headers)
+    return found[1].decode(errors="replace") if found else ""
 
 
 def _append_error(error: ApiError) -> Exception:

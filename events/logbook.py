@@ -114,8 +114,8 @@ def encode_line(line: Line) -> bytes:
     body = _encode(_Body(line.at, line.event_type, line.message, line.by, line.context))
     if len(body) > MAX_LINE:
         raise InvalidInput(f"a log line has {len(body):,} bytes; allowed: {MAX_LINE:,}")
-    if too_deep(body):
-        raise InvalidInput(f"a log line is nested deeper than {MAX_DEPTH} levels")
+    if too_deep(body[1:-1]):
+        raise InvalidInput(f"a context is nested deeper than {MAX_DEPTH} levels")
     return body
 
 

@@ -55,6 +55,9 @@ REMEMBERED = 30
 
 NAME_IN_USE = 10058
 
+NO_MORE = "404"
+"""The status of a request for more than there is."""
+
 STRANGE = "unreadable"
 """The event type of what somebody else put into the stream."""
 
@@ -120,8 +123,7 @@ class JetStreamLogbook(Logbook):
 
     async def _send(self, letters: "Sequence[_Letter]") -> None:
         """Send them all, then wait until all are stored."""
-        if not self._wire.connected:
-            raise Unavailable("log lines cannot be written: nats-server is away")
+        self._check_connected()
         acks = _Acks(len(letters))
         reply = self._wire.open(acks.take)
         self._wire.watch(acks.lose)
@@ -142,6 +144,11 @@ class JetStreamLogbook(Logbook):
         if acks.problem:
             raise Unavailable(f"log lines were not stored: {acks.problem}")
 
+    def _check_connected(self) -> None:
+        """Raise Unavailable rather than leave lines to a connection that is dead."""
+        if not self._wire.connected:
+            raise Unavailable("log lines are out of reach: nats-server is away")
+
     # ── reading ──────────────────────────────────────────────────────────────
 
     async def read(
@@ -154,6 +161,7 @@ class JetStreamLogbook(Logbook):
     ) -> list[Line]:
         """Return up to ``limit`` lines with ids beyond ``after``, oldest first."""
         check_read(key, after, level, limit)
+        self._check_connected()
         try:
             async with asyncio.timeout(ANSWER):
                 return await self._read(_source(key, level), after, limit)
@@ -179,26 +187,27 @@ class JetStreamLogbook(Logbook):
     ) -> list[Line]:
         """Take what there is; a status ends it early if lines are gone by now."""
         messages: list[Msg] = []
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         def take(message: "Msg") -> None:
-            over = status(message) is not None
-            if not over:
+            what = status(message)
+            if what is None:
                 messages.append(message)
-            if (over or len(messages) == wanted) and not done.done():
-                done.set_result(None)
+            if (what or len(messages) == wanted) and not done.done():
+                done.set_result(what or NO_MORE)
 
-        reply = self._wire.open(take)
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{LOGS}.{consumer}"
         request = msgspec.json.encode({"batch": wanted, "no_wait": True})
+        inbox = await self._wire.subscribe(None, take)
         try:
-            await self._wire.send(
-                f"$JS.API.CONSUMER.MSG.NEXT.{LOGS}.{consumer}", request, reply=reply
-            )
-            await done
+            await self._wire.send(subject, request, reply=inbox.subject)
+            what = await done
         finally:
-            self._wire.shut(reply)
-        if any(delivery(m)[2] != n for n, m in enumerate(messages, 1)):
-            raise OutcomeUnknown("lines were lost on the way")
+            await self._wire.unsubscribe(inbox)
+        if what != NO_MORE or any(
+            delivery(m)[2] != n for n, m in enumerate(messages, 1)
+        ):
+            raise OutcomeUnknown(f"lines were lost on the way (status {what})")
         return [source.decode(message) for message in messages]
 
     async def follow(

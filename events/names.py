@@ -33,6 +33,7 @@ LOGS_ALL = "logs.*.*.*"  # <user>.<execution>.<level>
 EXPECTED_POSITION = "Nats-Expected-Last-Subject-Sequence"  # optimistic concurrency
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"  # … over all routes
 MESSAGE_ID = "Nats-Msg-Id"  # a log line written twice is stored once
+TRACE = "traceparent"  # W3C Trace Context: the span in which a message was sent
 
 # ── limits of the log ────────────────────────────────────────────────────────
 MAX_MESSAGE = 512 * 1024  # bytes of one stored message, headers included
@@ -51,6 +52,9 @@ Level = Literal["debug", "info", "warning", "error"]
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 
+EVERYBODY = "all"
+"""In place of a user: triggers that are for everybody's executions."""
+
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -66,6 +70,8 @@ class Key(NamedTuple):
 
 def check_id(value: str, what: str = "id") -> str:
     """Return ``value`` if it may be a subject token, else raise InvalidInput."""
+    if what == "user" and value == EVERYBODY:
+        raise InvalidInput(f"user {EVERYBODY!r} is reserved: it stands for everybody")
     if _ID.fullmatch(value):
         return value
     raise InvalidInput(

@@ -24,6 +24,7 @@ from events.names import (
     EVENTS,
     EVENTS_ALL,
     ROUTES,
+    TRACE,
     Key,
     Route,
     commit_subject,
@@ -67,7 +68,9 @@ def recorded_from(message: "Msg") -> Recorded:
     """Read a delivered commit; the reply subject tells its position."""
     key, route = split_subject(message.subject)
     position = delivery(message)[1]
-    return Recorded(position, key, route, unseal(message.data, key), message.data)
+    trace = (message.headers or {}).get(TRACE, "")
+    commit = unseal(message.data, key)
+    return Recorded(position, key, route, commit, message.data, trace)
 
 
 class JetStreamQueue(WorkQueue):
@@ -380,4 +383,5 @@ def heard_from(message: "Msg", heard: Heard) -> None:
     headers: dict[str, Any] = message.headers or {}
     key, route = split_subject(message.subject)
     position = int(headers.get("Nats-Sequence", 0))
-    heard(Recorded(position, key, route, unseal(message.data, key), message.data))
+    commit, trace = unseal(message.data, key), headers.get(TRACE, "")
+    heard(Recorded(position, key, route, commit, message.data, trace))

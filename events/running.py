@@ -71,9 +71,12 @@ class Running(Deciding):
         self._proceed()
 
     def fail(self, attempt: int, error: str, message: str, *, retryable: bool) -> None:
-        """End by an error that the runner met."""
+        """End by an error that the runner met; cancelled if that was asked for."""
         self._hold(attempt)
         self.note_doubts()
+        if self.state.cancel_requested:
+            self.trigger_event(e.Cancelled, reason=self.state.cancel_reason)
+            return
         self.trigger_event(e.Failed, error=error, message=message, retryable=retryable)
 
     def recover(self, attempt: int, reason: str) -> None:
@@ -145,6 +148,9 @@ class Running(Deciding):
 
     def _check_control(self, call: Call) -> None:
         agent = self.state.agent
+        if call.name not in agent.tools:
+            there = ", ".join(agent.tools) or "none"
+            raise ToolFailed(f"no tool {call.name!r}; there are: {there}")
         arguments = control.parse(call.name, call.arguments)
         if not isinstance(arguments, control.SpawnAgent):
             return

@@ -136,7 +136,8 @@ class Wire:
         if (version.major, version.minor) < OLDEST_SERVER:
             await self.close()
             raise ServerUnsuitable(
-                f"nats-server {version} is too old: wakestream needs 2.14 or newer; "
+                f"nats-server {version.major}.{version.minor}.{version.patch} is too "
+                "old: wakestream needs 2.14 or newer; "
                 "upgrade it, or leave out --nats to use the one that comes with "
                 "wakestream"
             )

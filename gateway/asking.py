@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from events.errors import InvalidInput, NotFound, Unavailable, WakeError
+from events.errors import Refused, Unavailable, WakeError
 from events.inbox import Inbox
 from events.names import Key
 from services.requests import Answer
@@ -44,8 +44,6 @@ async def ask(inbox: Inbox, key: Key, verb: str, body: dict[str, Any]) -> Answer
 
 def _declined(answer: Answer) -> WakeError:
     """Give the refusal the class that its code names, and so its exit code."""
-    kinds: dict[str, type[WakeError]] = {
-        kind.code: kind for kind in (InvalidInput, NotFound)
-    }
+    kinds = {kind.code: kind for kind in Refused.__subclasses__()}
     kind = kinds.get(answer.code)
     return kind(answer.message) if kind else Declined(answer)

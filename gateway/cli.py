@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway import commanding, serving
 from gateway.exits import HELP, told
+from gateway.flags import Data, Id, Json, Nats, User, place_of
 from gateway.output import put
 
 if TYPE_CHECKING:
-    from gateway.composition import Place
     from gateway.running import Display
 
 app = typer.Typer(
@@ -25,23 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_DATA = Path(".wake")
-
-Data = Annotated[
-    Path, typer.Option("--data", metavar="DIR", help="Data folder of the log.")
-]
-Nats = Annotated[
-    str | None,
-    typer.Option(
-        "--nats",
-        metavar="URL",
-        envvar="WAKE_NATS",
-        help="Use this nats-server (nats://[USER:PASSWORD@]HOST:PORT) instead of "
-        "one of its own on the data folder.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="For programs: JSON on stdout.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the execution.")]
+app.add_typer(commanding.app)
+app.add_typer(serving.app)
 
 
 def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
@@ -96,10 +82,8 @@ def run(
         Path | None,
         typer.Option(metavar="DIR", help="Directory the agent works in.  [.]"),
     ] = None,
-    user: Annotated[
-        str, typer.Option(metavar="NAME", envvar="WAKE_USER", help="On whose behalf.")
-    ] = "local",
-    data: Data = _DATA,
+    user: User = "local",
+    data: Data = None,
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
@@ -119,7 +103,7 @@ def run(
     with told(as_json=as_json):
         from gateway import orders, running  # noqa: PLC0415 - they import a lot
 
-        place = _place(data, nats)
+        place = place_of(data, nats)
         order = orders.ordered(
             _typed(prompt),
             resume=resume,
@@ -135,7 +119,7 @@ def run(
 
 
 @app.command()
-def ls(data: Data = _DATA, nats: Nats = None, *, as_json: Json = False) -> None:
+def ls(data: Data = None, nats: Nats = None, *, as_json: Json = False) -> None:
     r"""List the executions, newest first.
 
     \b
@@ -146,7 +130,7 @@ def ls(data: Data = _DATA, nats: Nats = None, *, as_json: Json = False) -> None:
     with told(as_json=as_json):
         from gateway import reading  # noqa: PLC0415 - see run
 
-        reading.ls(_place(data, nats), as_json=as_json)
+        reading.ls(place_of(data, nats), as_json=as_json)
 
 
 @app.command()
@@ -156,7 +140,7 @@ def show(
         int | None,
         typer.Option("--at", metavar="VERSION", help="As it was at this version."),
     ] = None,
-    data: Data = _DATA,
+    data: Data = None,
     nats: Nats = None,
     *,
     as_json: Json = False,
@@ -171,12 +155,40 @@ def show(
     with told(as_json=as_json):
         from gateway import reading  # noqa: PLC0415 - see run
 
-        reading.show(_place(data, nats), execution, at=at, as_json=as_json)
+        reading.show(place_of(data, nats), execution, at=at, as_json=as_json)
+
+
+@app.command()
+def watch(
+    execution: Id, *, data: Data = None, nats: Nats = None, as_json: Json = False
+) -> None:
+    r"""Watch an execution that a service works on, live, until it ends.
+
+    Ctrl-C ends the watching, not the execution. The exit code is that of the
+    execution.
+
+    \b
+    Example:
+      wake watch 0193d5a0-7a5c-7000-8000-0123456789ab
+    """
+    with told(as_json=as_json):
+        from gateway import watching  # noqa: PLC0415 - see run
+
+        place, display = place_of(data, nats), _display(as_json=as_json)
+        code = watching.watch(place, execution, display, as_json=as_json)
+    raise typer.Exit(int(code))
 
 
 @app.command()
 def events(
-    execution: Id, data: Data = _DATA, nats: Nats = None, *, as_json: Json = False
+    execution: Id,
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on as it grows, until it ends.")
+    ] = False,
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
 ) -> None:
     r"""Show the history of an execution, a line for each commit.
 
@@ -186,17 +198,12 @@ def events(
     Examples:
       wake events 0193d5a0-7a5c-7000-8000-0123456789ab
       wake events 0193d5a0-7a5c-7000-8000-0123456789ab --json | tail -1
+      wake events 0193d5a0-7a5c-7000-8000-0123456789ab --follow
     """
     with told(as_json=as_json):
         from gateway import reading  # noqa: PLC0415 - see run
 
-        reading.events(_place(data, nats), execution, as_json=as_json)
-
-
-def _place(data: Path, nats: str | None) -> "Place":
-    from gateway.composition import Place  # noqa: PLC0415 - see run
-
-    return Place(data, nats)
+        reading.events(place_of(data, nats), execution, follow=follow, as_json=as_json)
 
 
 def _typed(prompt: str | None) -> str | None:

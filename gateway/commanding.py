@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.exits import told
-from gateway.flags import Data, Id, Json, Nats, User
+from gateway.flags import Data, Id, Json, Nats, User, place_of
 
 if TYPE_CHECKING:
     from services.requests import Answer
@@ -64,7 +64,7 @@ def start(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    """Start an execution on a running service; prints its id.
+    r"""Start an execution on a running service; prints its id.
 
     \b
     Examples:
@@ -91,9 +91,7 @@ def start(
         from gateway import sending  # noqa: PLC0415 - imports what it needs
 
         name = execution or sending.fresh_id(key)
-        answer = sending.send(
-            _place(data, nats), user, name, "start", _given(body)
-        )
+        answer = sending.send(place_of(data, nats), user, name, "start", _given(body))
         _print(answer, answer.execution, as_json=as_json)
 
 
@@ -110,7 +108,7 @@ def _signal(
     with told(as_json=as_json):
         from gateway import sending  # noqa: PLC0415 - see start
 
-        answer = sending.send(_place(data, nats), user, execution, verb, _given(body))
+        answer = sending.send(place_of(data, nats), user, execution, verb, _given(body))
         _print(answer, f"{answer.execution} is {answer.status}", as_json=as_json)
 
 
@@ -124,7 +122,7 @@ def pause(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    """Let an execution rest: at its next commit, or at once if nobody works on it.
+    r"""Let an execution rest: at its next commit, or at once if nobody works on it.
 
     \b
     Example:
@@ -144,7 +142,7 @@ def resume(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    """Let a paused execution go on.
+    r"""Let a paused execution go on.
 
     \b
     Example:
@@ -165,7 +163,7 @@ def cancel(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    """End an execution in order, at its next commit.
+    r"""End an execution in order, at its next commit.
 
     \b
     Example:
@@ -186,7 +184,7 @@ def kill(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    """End an execution now, whatever it is doing.
+    r"""End an execution now, whatever it is doing.
 
     \b
     Example:
@@ -207,7 +205,7 @@ def retry(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    """Let a failed execution go on from its last recorded step.
+    r"""Let a failed execution go on from its last recorded step.
 
     \b
     Example:
@@ -232,7 +230,7 @@ def answer_request(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    """Answer what an execution asks for.
+    r"""Answer what an execution asks for.
 
     \b
     Examples:
@@ -242,7 +240,7 @@ def answer_request(
     with told(as_json=as_json):
         from gateway import sending  # noqa: PLC0415 - see start
 
-        place = _place(data, nats)
+        place = place_of(data, nats)
         body = {
             "request": request or sending.open_request(place, user, execution),
             "answer": sending.as_value(answer),
@@ -270,9 +268,3 @@ def _absolute(workspace: str | None) -> str | None:
     from pathlib import Path  # noqa: PLC0415 - see start
 
     return None if workspace is None else str(Path(workspace).resolve())
-
-
-def _place(data: Any, nats: str | None) -> Any:
-    from gateway.flags import place  # noqa: PLC0415 - see start
-
-    return place(data, nats)

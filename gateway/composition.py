@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+import re
 import shlex
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Literal, Never
 
 from events.errors import FolderInUse, NotFound, OutcomeUnknown, Unavailable
 from events.jetstream import JetStreamJournal
@@ -16,8 +17,9 @@ from events.journal import Journal
 from events.names import EVENTS, Key, lane_consumer
 from events.spec import Lane
 from events.wire import ApiError, Wire
+from gateway import address
+from gateway.address import Address
 from services.agents.loop import Means
-from services.agents.model import Model
 from services.agents.open import open_model
 from services.embedded import EmbeddedServer
 from services.folder import DataFolder
@@ -39,6 +41,7 @@ class Place:
 
     data: Path
     nats: str | None = None
+    login: tuple[str, str] | tuple[None, None] = (None, None)
 
     @property
     def options(self) -> str:
@@ -93,19 +96,42 @@ class Log:
             return
 
 
+Held = DataFolder | Address
+"""A data folder of our own to run a server on, or a server that is there."""
+
+
 @contextmanager
 def hold(
     place: Place, *, wait: float, say: Callable[[str], None] | None = None
-) -> Iterator[DataFolder | None]:
-    """Hold the data folder of a place, if it has one; raises FolderInUse.
+) -> Iterator[Held]:
+    """Find the server of a place, or hold its data folder; raises FolderInUse.
 
     Blocks: to be entered before the event loop runs, in the main thread.
     """
-    if place.nats is not None:
-        yield None
+    running = reach(place)
+    if running is not None:
+        yield running
         return
     with _opened(place.data, wait, say) as folder:
         yield folder
+
+
+@contextmanager
+def own_folder(place: Place, *, wait: float) -> Iterator[DataFolder | None]:
+    """Hold the data folder of a place to serve on it; None with a server named."""
+    if place.nats is not None:
+        yield None
+        return
+    with _opened(place.data, wait, None) as folder:
+        yield folder
+
+
+def reach(place: Place) -> Address | None:
+    """Return the address of a server that runs already, if there is one."""
+    if place.nats is not None:
+        user, password = place.login
+        return Address(url=place.nats, user=user, password=password)
+    return address.read(place.data)
 
 
 def _opened(path: Path, wait: float, say: Callable[[str], None] | None) -> DataFolder:
@@ -120,20 +146,18 @@ def _opened(path: Path, wait: float, say: Callable[[str], None] | None) -> DataF
 
 
 @asynccontextmanager
-async def open_log(place: Place, folder: DataFolder | None) -> AsyncIterator[Log]:
-    """Open the log, on a server of our own if ``folder`` is held for it.
+async def open_log(held: Held) -> AsyncIterator[Log]:
+    """Open the log, on a server of our own if a folder is held for it.
 
     When the server is gone for good, what the block does is cancelled, and
     Unavailable raised (in a group).
     """
     async with AsyncExitStack() as stack:
-        if folder is None:
-            server, wire = None, await Wire.connect(place.nats or "")
-        else:
-            server = await stack.enter_async_context(EmbeddedServer.start(folder))
-            wire = await Wire.connect(
-                server.url, user=server.user, password=server.password
-            )
+        server = None
+        if isinstance(held, DataFolder):
+            server = await stack.enter_async_context(EmbeddedServer.start(held))
+            held = address_of(server)
+        wire = await connect(held)
         stack.push_async_callback(wire.close)
         log = Log(await JetStreamJournal.open(wire), wire, server)
         group = await stack.enter_async_context(asyncio.TaskGroup())
@@ -142,30 +166,48 @@ async def open_log(place: Place, folder: DataFolder | None) -> AsyncIterator[Log
         watching.cancel()
 
 
+def address_of(server: EmbeddedServer) -> Address:
+    """Say where our own server listens, and who may talk to it."""
+    return Address(
+        url=server.url, user=server.user, password=server.password, pid=os.getpid()
+    )
+
+
+async def connect(login: Address) -> Wire:
+    """Connect to a server; raises Unavailable, ServerUnsuitable."""
+    return await Wire.connect(login.url, user=login.user, password=login.password)
+
+
 @dataclass(frozen=True)
 class Bench:
     """The tools that agents are offered here; ``lacking`` says why bash is none."""
 
     tools: Mapping[str, Tool[Any]]
     lacking: str | None = None
-    models: dict[str, Model] = field(default_factory=dict)
+    adopt: Callable[[Path], None] = lambda _root: None
 
     @classmethod
-    async def find(cls) -> "Bench":
-        """Look what this machine has to offer."""
-        found = await sandbox.find_sandbox()
-        lacking = found.reason if isinstance(found, sandbox.Unavailable) else None
-        return cls(all_tools(found), lacking)
+    async def find(cls, mode: Literal["required", "off"] = "required") -> "Bench":
+        """Look what this machine has to offer; raises Misconfigured."""
+        found = await sandbox.find_sandbox(mode)
+        if isinstance(found, sandbox.Unavailable):
+            return cls(all_tools(found), found.reason)
+        return cls(all_tools(found), adopt=found.adopt)
 
     @asynccontextmanager
     async def means(
-        self, place: Place, on_text: Callable[[Key, str], None]
+        self,
+        data: Path,
+        workspaces: Path,
+        on_text: Callable[[Key, str], None] = lambda _key, _text: None,
     ) -> AsyncIterator[Means]:
         """What executions are driven with; closed at the end."""
         means = Means(
             open_model=open_model,
             tools=self.tools,
-            workspaces=place.data / "workspaces",
+            workspaces=workspaces,
+            closed=(data,),
+            adopt=self.adopt,
             on_text=on_text,
         )
         try:
@@ -174,12 +216,18 @@ class Bench:
             await means.close()
 
 
+def runner_name() -> str:
+    """Name a runner after this process; a subject token, whatever the host's name."""
+    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40]
+    return f"{host}-{os.getpid()}"
+
+
 def runner(log: Log, means: Means, key: Key, lane: Lane) -> Runner:
     """A runner for this one execution."""
     return Runner(
         log.journal,
         means,
-        name=f"{socket.gethostname()}-{os.getpid()}",
+        name=runner_name(),
         lanes=(lane,),
         concurrency=1,
         only=key,

@@ -91,7 +91,7 @@ def told(*, as_json: bool) -> Iterator[None]:
             _leave_quietly()
         if not isinstance(cause, WakeError):
             raise
-        lines = [str(cause), *getattr(cause, "__notes__", ())]
+        lines = [*str(cause).splitlines(), *getattr(cause, "__notes__", ())]
         said = "\n".join(f"wake: {one_line(line)}" for line in lines)
         _end(exit_code(cause), cause.code, said, as_json=as_json)
 

@@ -3,6 +3,8 @@
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,7 +15,7 @@ from events.errors import InvalidInput
 from events.names import Key, check_id
 from events.state import Call, State
 from gateway import facts
-from gateway.composition import BRIEFLY, Log, Place, hold, open_log
+from gateway.composition import BRIEFLY, Log, Place, hold, open_log, reach
 from gateway.listing import rows_of, table
 from gateway.orders import find
 from gateway.output import put, put_json
@@ -57,24 +59,43 @@ def show(place: Place, execution: str, *, at: int | None, as_json: bool) -> None
             put(line)
 
 
-def events(place: Place, execution: str, *, as_json: bool) -> None:
-    """Print every commit of an execution, a line each; raises WakeError."""
+def events(place: Place, execution: str, *, follow: bool, as_json: bool) -> None:
+    """Print every commit of an execution, a line each; raises WakeError.
+
+    With ``follow`` also those to come, until it ends. On a folder that nobody
+    serves none will come.
+    """
+    tell = _print_raw if as_json else _print_commit
+    if follow and reach(place) is not None:
+        _read(place, partial(_follow, execution=execution, tell=tell))
+        return
     _, history = _history(place, execution)
     for recorded in history:
-        if as_json:
-            put_json(recorded.body)
-        else:
-            _print_commit(recorded)
+        tell(recorded)
+
+
+async def _follow(log: Log, execution: str, tell: Callable[[Recorded], None]) -> None:
+    key = await find(log.journal, check_id(execution))
+    async with aclosing(log.journal.follow(key=key)) as runs:
+        async for run in runs:
+            for recorded in run:
+                tell(recorded)
+            if run[-1].route == "finished":
+                return
+
+
+def _print_raw(recorded: Recorded) -> None:
+    put_json(recorded.body)
 
 
 def _read(place: Place, ask: Callable[[Log], Awaitable[T]]) -> T:
     """Open the log for one question."""
 
     async def main() -> T:
-        async with open_log(place, folder) as log:
+        async with open_log(held) as log:
             return await ask(log)
 
-    with hold(place, wait=BRIEFLY) as folder:
+    with hold(place, wait=BRIEFLY) as held:
         return uvloop.run(main())
 
 

@@ -15,7 +15,16 @@ import uvloop
 from events.commit import Recorded
 from events.errors import WakeError
 from events.names import Key
-from gateway.composition import PATIENCE, Bench, Log, Place, hold, open_log, runner
+from gateway.composition import (
+    PATIENCE,
+    Bench,
+    Held,
+    Log,
+    Place,
+    hold,
+    open_log,
+    runner,
+)
 from gateway.exits import Exit, Interrupted, cause_of
 from gateway.interrupts import Interrupts
 from gateway.orders import Order, Plan
@@ -23,7 +32,6 @@ from gateway.output import put_json
 from gateway.progress import Progress
 from gateway.summary import as_object, exit_of, hints, resume_hint
 from services.agents.loop import Means
-from services.folder import DataFolder
 from services.handler import Handler
 
 GRACE = 5.0
@@ -65,11 +73,11 @@ class Display(Protocol):
 def run(order: Order, place: Place, display: Display, *, as_json: bool) -> Exit:
     """Do what was ordered; returns the exit code. Raises WakeError, Interrupted."""
     with (
-        hold(place, wait=PATIENCE, say=display.notice) as folder,
+        hold(place, wait=PATIENCE, say=display.notice) as held,
         display,
         _heard(display),
     ):
-        progress, code = uvloop.run(_Run(order, place, display).main(folder))
+        progress, code = uvloop.run(_Run(order, place, display).main(held))
     if as_json:
         put_json(as_object(progress.state))
     return code
@@ -82,12 +90,12 @@ class _Run:
         self._order, self._place, self._display = order, place, display
         self._key: Key | None = None
 
-    async def main(self, folder: DataFolder | None) -> tuple[Progress, Exit]:
+    async def main(self, held: Held) -> tuple[Progress, Exit]:
         """From the first look at the log to the last word about it."""
         interrupts = Interrupts(self._display.notice)
         with interrupts.caught():
             try:
-                async with open_log(self._place, folder) as log:
+                async with open_log(held) as log:
                     progress = await self._on(log, interrupts)
             except asyncio.CancelledError as error:
                 raise Interrupted(interrupts.code) from error
@@ -106,8 +114,8 @@ class _Run:
 
     async def _on(self, log: Log, interrupts: Interrupts) -> Progress:
         """Check the order, append what begins it, and see it to its end."""
-        bench = await Bench.find()
-        async with bench.means(self._place, self._hear) as means:
+        bench, data = await Bench.find(), self._place.data
+        async with bench.means(data, data / "workspaces", self._hear) as means:
             plan = await self._order.plan(log, bench, means)
             for line in plan.said:
                 self._display.notice(line)

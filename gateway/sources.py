@@ -132,6 +132,18 @@ def read_file(found: Found, flag: object, environ: Mapping[str, str]) -> None:
     else:
         found.file = path
         _read_toml(found, text, named or FILE, path.parent)
+        if named is None:
+            _distrust(found)
+
+
+def _distrust(found: Found) -> None:
+    """Refuse what a file that merely lies here may not decide."""
+    if found.values.get("sandbox.mode") == "off":
+        found.wrong(
+            found.sources["sandbox.mode"],
+            'sandbox.mode = "off" counts only from a file that is named (--config), '
+            "a variable or a flag: whoever can write here could lift the sandbox",
+        )
 
 
 def text_of(path: Path, largest: int) -> str:

@@ -6,16 +6,24 @@ back; a second one gives back at once.
 """
 
 import asyncio
-import os
 import signal
-import socket
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Sequence,
+)
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
-from events.errors import Unavailable
+import msgspec
+
+from events.errors import InvalidInput, Unavailable
 from events.jetstream import JetStreamJournal
 from events.names import Key
 from events.pinned import JetStreamInbox
@@ -23,7 +31,7 @@ from events.spec import AgentSpec
 from events.wire import Wire
 from gateway import address
 from gateway.address import Address
-from gateway.composition import Bench
+from gateway.composition import Bench, address_of, connect, runner_name
 from gateway.settings import Settings
 from services.agents.registry import Registry
 from services.allowed import Allowed
@@ -55,6 +63,32 @@ class Started:
     login: Address
     put_back: list[Key]
     lacking: str | None
+
+
+def workspaces_here(settings: Settings) -> Settings:
+    """Allow the current directory as workspace, on a server of our own.
+
+    Who starts ``wake up`` in a project wants agents to work there. Where
+    directories are configured, or others may reach the server, only those count.
+    """
+    workspaces = settings.workspaces
+    if settings.nats.url is not None or workspaces.allowed:
+        return settings
+    here = msgspec.structs.replace(workspaces, allowed=(Path.cwd(),))
+    return msgspec.structs.replace(settings, workspaces=here)
+
+
+def checked(names: Sequence[str], settings: Settings) -> tuple[Name, ...]:
+    """Return the services of these names; raises InvalidInput."""
+    unknown = [name for name in names if name not in ALL]
+    if unknown:
+        raise InvalidInput(f"no service {unknown[0]!r}; there are: {', '.join(ALL)}")
+    if settings.nats.url is None:
+        raise InvalidInput(
+            "a single service needs a nats-server: name it with --nats; or serve "
+            "everything here with wake up"
+        )
+    return tuple(name for name in ALL if name in names)
 
 
 class Services:
@@ -90,10 +124,7 @@ class Services:
             user, password = nats.login
             return None, Address(url=str(nats.url), user=user, password=password)
         server = await self._stack.enter_async_context(EmbeddedServer.start(folder))
-        login = Address(
-            url=server.url, user=server.user, password=server.password, pid=os.getpid()
-        )
-        return server, login
+        return server, address_of(server)
 
     async def _serve(self, server: EmbeddedServer | None, login: Address) -> None:
         bench = await Bench.find(self._settings.sandbox.mode)
@@ -114,7 +145,7 @@ class Services:
 
     async def _recover(self, login: Address) -> list[Key]:
         """Put back what a dead process held: nobody else can be on our server."""
-        wire = await _connected(login)
+        wire = await connect(login)
         try:
             journal = await JetStreamJournal.open(wire)
             return await recover_all(Handler(journal, "boot"))
@@ -122,7 +153,7 @@ class Services:
             await wire.close()
 
     async def _part(self, name: Name, login: Address, bench: Bench) -> Part:
-        wire = await _connected(login)
+        wire = await connect(login)
         self._stack.push_async_callback(wire.close)
         replicas = self._settings.nats.replicas
         journal = await JetStreamJournal.open(wire, replicas=replicas)
@@ -157,11 +188,13 @@ class Services:
     ) -> Part:
         settings = self._settings.runner
         root = self._settings.workspaces.root
-        means = await self._stack.enter_async_context(bench.means(root))
+        means = await self._stack.enter_async_context(
+            bench.means(self._settings.data, root)
+        )
         runner = Runner(
             journal,
             means,
-            name=settings.name or f"{socket.gethostname()}-{os.getpid()}",
+            name=settings.name or runner_name(),
             lanes=settings.lanes,
             concurrency=settings.concurrency,
             lease=settings.lease,
@@ -193,10 +226,6 @@ class Services:
 
     def _stop(self) -> None:
         (self._hurrying if self._stopping.is_set() else self._stopping).set()
-
-
-async def _connected(login: Address) -> Wire:
-    return await Wire.connect(login.url, user=login.user, password=login.password)
 
 
 async def _watched(wire: Wire, run: Callable[[], Coroutine[Any, Any, None]]) -> None:

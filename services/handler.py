@@ -15,6 +15,7 @@ from events.errors import Conflict, Refused
 from events.execution import Execution
 from events.journal import Journal
 from events.names import Key
+from services.telemetry import current
 
 ROUNDS = 20
 """Times a decision is made anew before giving up: each means that somebody won."""
@@ -91,7 +92,7 @@ class Handler:
             )
             sealed, body = seal(commit, execution.key, execution.state.chain)
             route = execution.route(events)
-            new = Recorded(0, execution.key, route, sealed, body)
+            new = Recorded(0, execution.key, route, sealed, body, current())
             stored = await self.journal.append(new, after=execution.position)
             execution.committed(stored)
         return execution

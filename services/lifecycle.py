@@ -23,6 +23,7 @@ from events.spec import AgentSpec, Limits
 from services import requests
 from services.allowed import Allowed
 from services.handler import Decision, Handler
+from services.telemetry import bound, note, parent_in, span
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +90,20 @@ class Lifecycle:
         del self._waiting[key]
 
     async def _handle(self, order: Order) -> None:
-        """Handle one command; left for redelivery if the log cannot be reached."""
+        """Handle one command; logs and traces tell that it was in hand."""
         command = requests.command_id(order.body, order.position)
+        user, execution = order.key
+        about = {"wake.user": user, "wake.verb": order.verb, "wake.command": command}
+        with (
+            bound(user=user, execution=execution, command_id=command),
+            span(
+                "wake.command", about, parent=parent_in(order.headers), kind="consumer"
+            ),
+        ):
+            await self._answer(order, command)
+
+    async def _answer(self, order: Order, command: str) -> None:
+        """Decide and answer; left for redelivery if the log cannot be reached."""
         try:
             answer = await self._decide(order, command)
         except Retryable as error:
@@ -98,6 +111,7 @@ class Lifecycle:
             return
         except WakeError as error:
             logger.info("%s on %s refused: %s", order.verb, order.key, error)
+            note({"wake.refused": error.code})
             answer = requests.refusal(command, order.key, error)
         await self._settle(order, answer)
 
@@ -126,9 +140,11 @@ class Lifecycle:
             known = Execution(key)  # most likely new; a conflict tells if it is not
         else:
             decide = request.decide
-        execution = await self._handler.handle(
-            key, decide, cause=command, known=known, by=f"user:{key.user}"
-        )
+        note({"wake.execution": key.execution})
+        with bound(execution=key.execution):
+            execution = await self._handler.handle(
+                key, decide, cause=command, known=known, by=f"user:{key.user}"
+            )
         return requests.Answer(
             command_id=command,
             execution=key.execution,

@@ -71,7 +71,7 @@ class LogWriter:
         self._logbook, self._clock = logbook, clock
         self._redact = redact or Redaction()
         self._by = phrase(by, self._redact, MAX_BY)
-        self._backlog = backlog or Backlog()
+        self._backlog = Backlog() if backlog is None else backlog
         refs = secrets.token_hex(6)
         self._refs = (f"{refs}-{number}" for number in count(1))
         self._wake = asyncio.Event()

@@ -17,6 +17,7 @@ from events.spec import Lane
 from services.agents.loop import Drive, Means, Released
 from services.handler import Clock, Handler, utc_now
 from services.lease import Holding, Holdings, Slots
+from services.telemetry import bound, failed, note, span
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,17 @@ class Runner:
             return []
 
     async def _serve(self, work: Work, slots: Slots) -> None:
-        """Work on one execution to its next stop, and settle the work message once."""
+        """Work on one execution; logs and traces tell that it was in hand."""
+        user, execution = work.recorded.key
+        about = {"wake.user": user, "wake.execution": execution}
+        with (
+            bound(user=user, execution=execution, runner=self.name),
+            span("wake.attempt", about, parent=work.recorded.trace, kind="consumer"),
+        ):
+            await self._attempt(work, slots)
+
+    async def _attempt(self, work: Work, slots: Slots) -> None:
+        """Work on it to its next stop, and settle the work message once."""
         holding = self._holdings.take(work)
         try:
             settled = await self._work(holding)
@@ -124,9 +135,11 @@ class Runner:
             settled = False
         except (Conflict, OutcomeUnknown, Stale, Unavailable) as error:
             logger.warning("%s: dropped: %s", holding.key, error)
+            failed(type(error).__name__)
             settled = False
-        except Exception:  # the one place that settles: the others must go on
+        except Exception as error:  # the one place that settles: the others must go on
             logger.exception("%s: cannot be worked on", holding.key)
+            failed(type(error).__name__)
             settled = False
         finally:
             self._holdings.drop(holding)
@@ -150,6 +163,7 @@ class Runner:
             return True
         drive = Drive(self._means, self._handler, execution, holding)
         execution = await drive.run(lambda: self._draining)
+        note({"wake.status": execution.state.status})
         if not execution.state.final:
             self._keep(execution)
         return True

@@ -31,6 +31,7 @@ from events.next_action import CallModel, RunTools, next_action
 from events.spec import AgentSpec
 from events.state import Call
 from services.agents.model import Model
+from services.genai import answered, chat
 from services.handler import Decision, Handler
 from services.lease import Holding
 from services.tools.calls import Caller, Tools
@@ -55,12 +56,16 @@ class Means:
 
     ``open_model`` gives the model of a name (Misconfigured, InvalidInput).
     ``workspaces`` is where those that name no directory get one of their own.
+    Such a directory is given to ``adopt``, for the user that commands run as.
+    What is in ``closed`` directories no tool may touch: the log itself.
     ``on_text`` hears the tokens of every model call as they come.
     """
 
     open_model: Callable[[str], Model]
     tools: Tools
     workspaces: Path
+    closed: tuple[Path, ...] = ()
+    adopt: Callable[[Path], None] = lambda _root: None
     on_text: Callable[[Key, str], None] = lambda _key, _text: None
     models: dict[str, Model] = field(default_factory=dict)
 
@@ -82,16 +87,17 @@ class Means:
         """Open the execution's directory; raises InvalidInput if there is none."""
         named = execution.state.workspace
         if named is not None:
-            return Workspace(Path(named))
+            return Workspace(Path(named), closed=self.closed)
         own = self.workspaces / execution.key.user / execution.key.execution
         try:
             own.mkdir(parents=True, exist_ok=True)
+            self.adopt(own)
         except OSError as error:
             raise InvalidInput(
                 f"the workspace {own} cannot be made ({error.strerror}): make "
                 f"{self.workspaces} a directory that the runner may write"
             ) from error
-        return Workspace(own)
+        return Workspace(own, closed=self.closed)
 
 
 class Drive:
@@ -169,6 +175,13 @@ class Drive:
         return self.execution.state.agent
 
     async def _ask(self, model: Model) -> Reply:
+        """Ask; to traces it is one call, however often it takes."""
+        with chat(self.execution.state):
+            reply = await self._patiently(model)
+            answered(reply)
+        return reply
+
+    async def _patiently(self, model: Model) -> Reply:
         """Ask, and ask again while that can help."""
         agent = self._agent
         request = Request(

@@ -84,7 +84,7 @@ class Tool(ABC, Generic[A]):
         """Decode what a model sent; raises ToolFailed with what is wrong."""
         try:
             return msgspec.json.decode(text or "{}", type=self.arguments)
-        except (msgspec.DecodeError, UnicodeError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ToolFailed(f"invalid arguments for {self.name}: {error}") from error
 
 
@@ -125,6 +125,6 @@ def clip(text: str, limit: int = MAX_OUTPUT) -> str:
     """Cut ``text`` to ``limit`` bytes of UTF-8, saying how much was left out."""
     raw = text.encode(errors="replace")
     if len(raw) <= limit:
-        return text
+        return raw.decode()  # what UTF-8 cannot say is replaced
     kept = raw[:limit].decode(errors="ignore")
     return f"{kept}\n[cut: {len(raw) - limit:,} of {len(raw):,} bytes left out]"

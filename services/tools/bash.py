@@ -60,7 +60,11 @@ class Bash(Tool[BashArguments]):
         root, seconds = context.workspace.root, min(arguments.timeout, context.timeout)
         try:
             finished = await self._sandbox.run(
-                root, arguments.command, key=context.key, seconds=seconds
+                root,
+                arguments.command,
+                key=context.key,
+                seconds=seconds,
+                closed=context.workspace.closed,
             )
         except OSError as error:
             raise ToolFailed(f"bash cannot be started: {error.strerror}") from error

@@ -16,6 +16,7 @@ from events.control import CONTROL
 from events.errors import ToolFailed
 from events.messages import ToolCall, ToolResult, ToolSchema
 from events.state import Call, State
+from services.genai import execute_tool, told
 from services.tools.base import (
     MAX_OUTPUT,
     StateContext,
@@ -89,6 +90,12 @@ class Caller:
 
     async def run(self, state: State, call: Call, limit: float) -> ToolResult:
         """Run one call to its end, at most ``limit`` seconds; never raises."""
+        with execute_tool(call, state):
+            result = await self._settled(state, call, limit)
+            told(result)
+        return result
+
+    async def _settled(self, state: State, call: Call, limit: float) -> ToolResult:
         began = time.perf_counter()
         limit = min(limit, LONGEST)
         try:

@@ -3,7 +3,7 @@
 import math
 import resource
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -49,9 +49,16 @@ class Bubblewrap:
 
 
 def profile(
-    bubblewrap: Bubblewrap, source: Path, root: Path, env: Mapping[str, str]
+    bubblewrap: Bubblewrap,
+    source: Path,
+    root: Path,
+    env: Mapping[str, str],
+    closed: Sequence[Path],
 ) -> list[str]:
-    """Everything is closed but what is listed; ``source`` is seen at ``root``."""
+    """Everything is closed but what is listed; ``source`` is seen at ``root``.
+
+    Directories in it that are ``closed`` are seen empty.
+    """
     return [
         *("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"),
         *(["--disable-userns"] if bubblewrap.disables_userns else []),
@@ -61,13 +68,19 @@ def profile(
         *("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"),
         *("--size", str(MAX_SCRATCH), "--tmpfs", "/dev/shm"),  # noqa: S108 - inside
         *("--remount-ro", "/dev", "--size", str(MAX_SCRATCH), "--tmpfs", "/tmp"),  # noqa: S108 - inside
-        *("--bind", str(source), str(root), "--remount-ro", "/"),
+        *("--bind", str(source), str(root)),
+        *_flat(("--tmpfs", str(folder)) for folder in closed),
+        *("--remount-ro", "/"),
         *("--chdir", str(root), "--"),
     ]
 
 
 def staged(
-    bubblewrap: Bubblewrap, root: Path, env: Mapping[str, str], command: list[str]
+    bubblewrap: Bubblewrap,
+    root: Path,
+    env: Mapping[str, str],
+    closed: Sequence[Path],
+    command: list[str],
 ) -> list[str]:
     """The same for a runner that is root: in two stages.
 
@@ -90,7 +103,7 @@ def staged(
         f"--reuid={NOBODY}",
         f"--regid={NOBODY}",
     ]
-    inner = profile(bubblewrap, Path("/tmp/workspace"), root, env)  # noqa: S108 - see above
+    inner = profile(bubblewrap, Path("/tmp/workspace"), root, env, closed)  # noqa: S108 - see above
     return [
         *outer,
         "--",

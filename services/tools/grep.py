@@ -25,10 +25,17 @@ BAD_PATTERN = 3
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def files(fd: int, base: str, fits: Any) -> Iterator[tuple[str, int]]:
+def files(
+    fd: int, base: str, fits: Any, closed: list[str]
+) -> Iterator[tuple[str, int]]:
     """``(path to show, open descriptor)`` of every file below, in order of name."""
+    real = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - text
     for folder, folders, names, here in os.fwalk(".", dir_fd=fd):
-        folders[:] = sorted(set(folders) - SKIPPED)
+        folders[:] = sorted(
+            name
+            for name in set(folders) - SKIPPED
+            if os.path.normpath(f"{real}/{folder}/{name}") not in closed
+        )
         for name in sorted(names):
             path = os.path.normpath(os.path.join(base, folder, name))  # noqa: PTH118 - text
             if fits(path, name):
@@ -63,7 +70,7 @@ def search(request: dict[str, Any]) -> Iterator[str]:
     """``path:line: text`` of every line that matches."""
     pattern, fd, base = re.compile(request["pattern"]), request["fd"], request["path"]
     if stat.S_ISDIR(os.fstat(fd).st_mode):
-        found = files(fd, base, matcher(request["glob"]))
+        found = files(fd, base, matcher(request["glob"]), request["closed"])
     else:
         found = iter([(base, fd)])
     for path, file in found:

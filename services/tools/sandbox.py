@@ -4,7 +4,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +56,17 @@ class Sandbox:
         return self._may(root, os.W_OK | os.X_OK)
 
     async def run(
-        self, root: Path, script: str, *, key: str, seconds: float
+        self,
+        root: Path,
+        script: str,
+        *,
+        key: str,
+        seconds: float,
+        closed: Sequence[Path] = (),
     ) -> Finished:
         """Run ``script`` in ``root``; ``key`` is its WAKE_CALL_ID.
+
+        What is in the ``closed`` directories cannot be seen from inside.
 
         Raises ToolFailed when the workspace is none for commands, OSError when
         the sandbox cannot be started.
@@ -70,23 +78,26 @@ class Sandbox:
             )
         if self._bubblewrap is None:
             return await _unconfined(root, script, key, seconds)
-        argv = self._command(self._bubblewrap, root, script, key, seconds)
+        inner = limited(script, seconds, confined=True)
+        argv = self._command(self._bubblewrap, root, inner, key, closed)
         return await run_bounded(
             argv, seconds=seconds, keep=_KEEP, env={}, cwd=Path("/")
         )
 
     def _command(
-        self, bubblewrap: Bubblewrap, root: Path, script: str, key: str, seconds: float
+        self,
+        bubblewrap: Bubblewrap,
+        root: Path,
+        inner: list[str],
+        key: str,
+        closed: Sequence[Path],
     ) -> list[str]:
         _refuse_system(root)
-        inner = limited(script, seconds, confined=True)
+        env = _environment(key)
         if self._root:
-            return staged(bubblewrap, root, _environment(key), inner)
-        own = [
-            str(bubblewrap.path),
-            *profile(bubblewrap, root, root, _environment(key)),
-        ]
-        return [*own, *inner]
+            return staged(bubblewrap, root, env, closed, inner)
+        own = profile(bubblewrap, root, root, env, closed)
+        return [str(bubblewrap.path), *own, *inner]
 
     def _may(self, root: Path, wanted: int) -> bool:
         if not (self._root and self.confined):

@@ -59,14 +59,18 @@ class SearchFiles(Tool[SearchFilesArguments]):
         fd = await off_loop(lambda: context.workspace.open(arguments.path))
         try:
             seconds = min(MAX_SECONDS, context.timeout)
-            finished = await _grep(arguments, fd, seconds)
+            closed = [str(folder) for folder in context.workspace.closed]
+            finished = await _grep(arguments, fd, closed, seconds)
         finally:
             os.close(fd)
         return ToolOutput(text=_told(finished, seconds))
 
 
-async def _grep(arguments: SearchFilesArguments, fd: int, seconds: float) -> Finished:
-    request = msgspec.json.encode({"fd": fd, **msgspec.to_builtins(arguments)})
+async def _grep(
+    arguments: SearchFilesArguments, fd: int, closed: list[str], seconds: float
+) -> Finished:
+    asked = msgspec.to_builtins(arguments)
+    request = msgspec.json.encode({"fd": fd, "closed": closed, **asked})
     program = str(Path(grep.__file__))
     return await run_bounded(
         [sys.executable, "-I", "-S", program, request.decode()],

@@ -5,7 +5,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -38,12 +38,19 @@ _REASONS = {
 class Workspace:
     """Files beneath ``root``, by paths relative to it.
 
-    Absolute paths count when they lie inside. Methods block on the disk and are
-    safe in threads. Raises InvalidInput when there is no such directory;
-    methods raise ToolFailed.
+    Absolute paths count when they lie inside. What lies in a ``closed`` directory
+    is not opened, whatever leads there: the log, when it is in the workspace.
+    Methods block on the disk and are safe in threads. Raises InvalidInput when
+    there is no such directory; methods raise ToolFailed.
     """
 
-    def __init__(self, root: Path, opener: Opener | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        opener: Opener | None = None,
+        *,
+        closed: Iterable[Path] = (),
+    ) -> None:
         try:
             self.root = root.resolve(strict=True)
             self.fd = os.open(self.root, _FOLDER)
@@ -53,6 +60,7 @@ class Workspace:
                 "opened: create it first, or name another"
             ) from error
         self._opener = opener or best_opener()
+        self.closed = tuple(_beneath(self.root, closed))
         self.changing = threading.Lock()
         """Held from reading to writing: the tools of one reply run side by side."""
 
@@ -76,7 +84,21 @@ class Workspace:
     def open(self, path: str, flags: int = _READ) -> int:
         """Open what exists at ``path``: the caller closes the descriptor."""
         with _told(path):
-            return self._opener(self.fd, self._relative(path), flags)
+            fd = self._opener(self.fd, self._relative(path), flags)
+        self._refuse_closed(fd, path)
+        return fd
+
+    def _refuse_closed(self, fd: int, path: str) -> None:
+        """Close it again if it lies where nothing may be opened.
+
+        Asked of what *is* open, so that no link and no rename can trick it.
+        """
+        if not self.closed:
+            return
+        real = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        if any(real.is_relative_to(folder) for folder in self.closed):
+            os.close(fd)
+            raise ToolFailed(f"{shown(path)} belongs to wakestream: it is not yours")
 
     def folder(self, path: str) -> int:
         """Open a directory to list it: the caller closes the descriptor."""
@@ -103,6 +125,7 @@ class Workspace:
             raise ToolFailed(f"{shown(path)} is a directory")
         with _told(path):
             folder = self._folders(relative.parent)
+            self._refuse_closed(folder, path)
             try:
                 _replace(folder, relative.name, data)
             finally:
@@ -147,6 +170,14 @@ class Workspace:
                 os.mkdir(name, dir_fd=above)
                 _inherit_owner(name, above)
             return self._opener(self.fd, prefix, _FOLDER)
+
+
+def _beneath(root: Path, closed: Iterable[Path]) -> Iterator[Path]:
+    """Give the real paths of those that lie in ``root``; the others need no care."""
+    for folder in closed:
+        real = folder.resolve()
+        if real != root and real.is_relative_to(root):
+            yield real
 
 
 def shown(path: str) -> str:

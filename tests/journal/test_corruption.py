@@ -1,21 +1,17 @@
 """A byte flipped in a stored block: what is damaged is noticed, and left alone."""
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import pytest
 from commits import KEY, OTHER, commit, write
 from logs import JetStreamLog
 from nats_server import NatsServer
 
+from events.catalog import MetadataWritten
 from events.commit import Recorded
-from events.deciding import Deciding
 from events.errors import Corrupt
 from events.execution import Execution
 from events.jetstream import JetStreamJournal
-from events.names import Key
-from events.spec import AgentSpec
-from events.catalog import Created
 from services.handler import Handler
 
 Damaged = Callable[..., Awaitable[JetStreamJournal]]
@@ -40,11 +36,9 @@ def damaged(own_log: JetStreamLog, own_server: NatsServer) -> Damaged:
     return damage
 
 
-def end(execution: Execution) -> None:
-    """Decide something that is lawful at any time before the end."""
-    execution.trigger_event(
-        lambda: Created(agent=AgentSpec(name="tester"), input="again")
-    )
+def note(execution: Execution) -> None:
+    """Decide something, whatever the state."""
+    execution.trigger_event(MetadataWritten, notes={"decided": True})
 
 
 async def stored(journal: JetStreamJournal) -> int:
@@ -66,7 +60,7 @@ async def test_a_damaged_commit_stops_its_execution_and_no_other(
     with pytest.raises(Corrupt, match=message):
         await handler.load(KEY)
     with pytest.raises(Corrupt, match=message):
-        await handler.handle(KEY, end)
+        await handler.handle(KEY, note)
     assert await stored(journal) == before
     assert await journal.read(OTHER) == others
     await write(journal, OTHER, ["log"], previous=others[-1])
@@ -101,8 +95,8 @@ async def test_after_a_crash_the_server_forgets_all_that_follows_the_damage(
     journal = await damaged(written[at], index=False)
     handler = Handler(journal, "tester")
     assert await journal.read(KEY) == written[:at]
-    with pytest.raises(Corrupt, match=rf"version{'s'} {at + 1} are missing"):
+    with pytest.raises(Corrupt, match=f"versions {at + 1} are missing"):
         await handler.load(KEY, at_least=written[-1].position)
     with pytest.raises(Corrupt, match=f"it ends at position {at}, and position 10 was"):
-        await handler.handle(KEY, end, known=known)
+        await handler.handle(KEY, note, known=known)
     assert await stored(journal) == at

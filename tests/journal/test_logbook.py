@@ -1,11 +1,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, suppress
-from datetime import UTC, datetime
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 import pytest
+from lines import KEY, NOON, OTHER, STRANGER, collect, connected, info, line, said, wipe
 from nats_server import NatsServer
 
 from events.errors import InvalidInput, Unavailable
@@ -14,57 +14,7 @@ from events.logstream import REMEMBERED, JetStreamLogbook
 from events.names import LEVELS, LOGS, Key, Level
 from events.wire import ApiError, Wire
 
-KEY = Key("ada", "e1")
-OTHER = Key("ada", "e2")
-STRANGER = Key("bob", "e1")
-NOON = datetime(2031, 5, 6, 12, 0, 0, 123456, tzinfo=UTC)
-
 BAD_IDS = ("", "a.b", "*", ">", "a b", "a\nb", "é", "x" * 65, "a\r\nPUB x 0\r\n")
-
-
-def line(message: str = "told", key: Key = KEY, **fields: Any) -> Line:
-    """One line, with everything that a test does not care about."""
-    user, execution = key
-    fields = {"level": "info", "event_type": "tool.completed", "at": NOON, **fields}
-    return Line(user=user, execution=execution, message=message, **fields)
-
-
-def said(lines: Sequence[Line]) -> list[str]:
-    """Return what lines say."""
-    return [line.message for line in lines]
-
-
-async def collect(
-    book: Logbook, count: int, key: Key | None = KEY, **options: Any
-) -> list[Line]:
-    """Follow until so many lines came."""
-    lines: list[Line] = []
-    async with aclosing(book.follow(key, **options)) as runs:
-        async for run in runs:
-            lines += run
-            if len(lines) >= count:
-                return lines
-    raise AssertionError
-
-
-async def wipe(wire: Wire) -> None:
-    """Take away what an earlier test left."""
-    with suppress(ApiError):
-        await wire.api(f"STREAM.DELETE.{LOGS}")
-
-
-async def info(wire: Wire) -> dict[str, Any]:
-    """Return what the server says of the stream."""
-    answer: dict[str, Any] = msgspec.json.decode(await wire.api(f"STREAM.INFO.{LOGS}"))
-    return answer
-
-
-async def connected(server: NatsServer) -> AsyncIterator[Wire]:
-    """A connection to a server that has no log lines."""
-    wire = await Wire.connect(server.url)
-    await wipe(wire)
-    yield wire
-    await wire.close()
 
 
 @pytest.fixture
@@ -197,6 +147,7 @@ async def test_a_reader_overlooks_nothing_that_is_just_being_stored(
             group.create_task(write(level))
         while len(seen) < 400:
             seen += await book.read(KEY, after=seen[-1].id if seen else 0, limit=37)
+            await asyncio.sleep(0)
     assert sorted(said(seen)) == sorted(
         f"{lv} {n}" for lv in LEVELS for n in range(100)
     )

@@ -116,13 +116,13 @@ def decide(data: Path, key: Key, *decisions: Callable[[Execution], None]) -> Exe
     place = Place(data)
 
     async def main() -> Execution:
-        async with open_log(place, folder) as log:
+        async with open_log(held) as log:
             handler = Handler(log.journal, "test")
             for decision in decisions:
                 execution = await handler.handle(key, decision)
             return execution
 
-    with hold(place, wait=PATIENCE) as folder:
+    with hold(place, wait=PATIENCE) as held:
         return asyncio.run(main())
 
 

@@ -1,0 +1,139 @@
+"""The commands that serve: up, service; and config, which says with what."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gateway.exits import told
+from gateway.flags import Config, Data, Json, Nats, loaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.settings import Settings
+    from gateway.up import Name, Started
+
+app = typer.Typer(rich_markup_mode=None)
+
+Lanes = Annotated[
+    str | None,
+    typer.Option("--runner-lanes", metavar="LANES", help="Lanes, with commas."),
+]
+Concurrency = Annotated[
+    int | None,
+    typer.Option(
+        "--runner-concurrency", metavar="N", help="Executions at once, in each lane."
+    ),
+]
+
+
+@app.command()
+def up(
+    *,
+    concurrency: Concurrency = None,
+    config: Config = None,
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    r"""Serve everything in one process, on a nats-server of its own or on --nats.
+
+    Commands find it by the data folder. Ctrl-C and SIGTERM end it in order: what
+    is in hand is seen to its next commit or given back; nothing is lost.
+
+    \b
+    Examples:
+      wake up
+      wake up --data /var/lib/wakestream
+      wake up --nats nats://wake:PASSWORD@10.0.0.1:4222
+    """
+    with told(as_json=as_json):
+        flags = {"data": data, "nats__url": nats, "config": config}
+        settings = loaded(**flags, runner__concurrency=concurrency).settings
+        from gateway.up import ALL, workspaces_here  # noqa: PLC0415 - all it serves
+
+        _serve(workspaces_here(settings), ALL, as_json=as_json)
+
+
+@app.command()
+def service(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="lifecycle, runner.")
+    ],
+    *,
+    lanes: Lanes = None,
+    concurrency: Concurrency = None,
+    config: Config = None,
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    r"""Serve single services on a nats-server, for systemd and containers.
+
+    \b
+    Examples:
+      wake service lifecycle --nats nats://10.0.0.1:4222
+      wake service runner --nats nats://10.0.0.1:4222 --runner-lanes agents_long
+    """
+    with told(as_json=as_json):
+        flags = {"data": data, "nats__url": nats, "config": config}
+        options = {"runner__concurrency": concurrency, "runner__lanes": lanes}
+        settings = loaded(**flags, **options).settings
+        from gateway.up import checked  # noqa: PLC0415 - all it serves
+
+        _serve(settings, checked(names, settings), as_json=as_json)
+
+
+@app.command("config")
+def show_config(
+    *,
+    config: Config = None,
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    r"""Show what is configured, and where each value comes from.
+
+    \b
+    Examples:
+      wake config
+      wake config --config /etc/wakestream.toml --json
+    """
+    with told(as_json=as_json):
+        from gateway.configuration import describe  # noqa: PLC0415 - not for --help
+        from gateway.output import put  # noqa: PLC0415 - not for --help
+
+        put(describe(loaded(data=data, nats__url=nats, config=config), as_json=as_json))
+
+
+def _serve(settings: "Settings", names: "tuple[Name, ...]", *, as_json: bool) -> None:
+    import uvloop  # noqa: PLC0415 - not for --help
+
+    from gateway.composition import PATIENCE, Place, own_folder  # noqa: PLC0415 - see up
+    from gateway.up import Services  # noqa: PLC0415 - not for --help
+
+    url = settings.nats.url
+    place = Place(settings.data, None if url is None else str(url))
+    with own_folder(place, wait=PATIENCE) as folder:
+        started = _announced(settings, as_json=as_json)
+        uvloop.run(Services(settings, names, started).run(folder))
+
+
+def _announced(settings: "Settings", *, as_json: bool) -> "Callable[[Started], None]":
+    """Say that it serves: to a person a few lines, to a program one object."""
+    from gateway.output import put, put_json  # noqa: PLC0415 - not for --help
+    from gateway.settings import public  # noqa: PLC0415 - not for --help
+
+    def announce(started: "Started") -> None:
+        url, keys = public(started.login.url), [str(key) for key in started.put_back]
+        if as_json:
+            put_json({"listening": url, "data": str(settings.data), "put_back": keys})
+            return
+        put(f"serving on {url}, data in {settings.data}; Ctrl-C ends it")
+        if keys:
+            put(f"put back what a dead process held: {', '.join(keys)}")
+        if started.lacking:
+            put(f"bash is not offered: {started.lacking}")
+        put('try: wake start "Explore this directory." --workspace .')
+
+    return announce

@@ -1,0 +1,46 @@
+"""``wake watch``: an execution that others work on, seen live."""
+
+from contextlib import aclosing
+
+import uvloop
+
+from events.names import check_id
+from gateway.composition import BRIEFLY, Held, Place, hold, open_log
+from gateway.exits import Exit
+from gateway.orders import find
+from gateway.output import put_json
+from gateway.progress import Progress
+from gateway.running import Display
+from gateway.summary import as_object, exit_of, hints
+
+
+def watch(place: Place, execution: str, display: Display, *, as_json: bool) -> Exit:
+    """Show an execution until it ends; returns its exit code. Raises WakeError.
+
+    On a folder that nobody serves, it is shown as it stands.
+    """
+    check_id(execution)
+    place.check()
+    with hold(place, wait=BRIEFLY) as held, display:
+        progress = uvloop.run(_watched(held, place, execution, display))
+    if as_json:
+        put_json(as_object(progress.state))
+    return exit_of(progress.state)
+
+
+async def _watched(
+    held: Held, place: Place, execution: str, display: Display
+) -> Progress:
+    async with open_log(held) as log:
+        key = await find(log.journal, execution)
+        progress = Progress.of(key, await log.journal.read(key))
+        display.begin(progress)
+        if log.server is None:
+            followed = log.journal.follow(after=progress.position, key=key)
+            async with aclosing(followed) as runs:
+                while not progress.state.final:
+                    for recorded in await anext(runs):
+                        progress.take(recorded)
+                        display.update(progress, recorded)
+        display.end(progress, hints(key, progress.state, place))
+    return progress

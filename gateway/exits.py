@@ -91,7 +91,9 @@ def told(*, as_json: bool) -> Iterator[None]:
             _leave_quietly()
         if not isinstance(cause, WakeError):
             raise
-        lines = [*str(cause).splitlines(), *getattr(cause, "__notes__", ())]
+        several = type(cause) is errors.Misconfigured  # a line for each mistake
+        said_by_it = str(cause).splitlines() if several else [str(cause)]
+        lines = [*said_by_it, *getattr(cause, "__notes__", ())]
         said = "\n".join(f"wake: {one_line(line)}" for line in lines)
         _end(exit_code(cause), cause.code, said, as_json=as_json)
 

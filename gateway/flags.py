@@ -50,6 +50,8 @@ def place_of(data: Path | None, nats: str | None) -> "Place":
     """Say where the log is, by the flags and what is configured."""
     from gateway.composition import Place  # noqa: PLC0415 - not for --help
 
-    settings = loaded(data=data, nats__url=nats).settings
+    settings = loaded(data=data).settings
+    if nats is not None:
+        return Place(settings.data, nats)
     url = settings.nats.url
     return Place(settings.data, None if url is None else str(url), settings.nats.login)

@@ -40,6 +40,9 @@ LIBRARIES: Mapping[Level, int] = {
 }
 """What is written of libraries: at debug some of them write headers, keys included."""
 
+FIRST = ("user", "execution", "command_id", "runner", "trace_id", "span_id")
+"""What stands first of the context, in this order: it is kept without one."""
+
 MAX_VALUE = 1024
 """Bytes of each value beside the message."""
 
@@ -162,7 +165,9 @@ class _Formatter(ProcessorFormatter):
             "logger": phrase(record.name, self._redact, MAX_VALUE),
             "event": phrase(message, self._redact),
         }
-        for name, value in list(context.items())[:MAX_ITEMS]:
+        first = {name: context[name] for name in FIRST if name in context}
+        ordered = {**first, **context}
+        for name, value in list(ordered.items())[:MAX_ITEMS]:
             line.setdefault(name, _bounded(value, self._redact))
         encoded = self._redact.json(msgspec.json.encode(line))
         if len(encoded) > MAX_LINE:

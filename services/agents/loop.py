@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import stamina
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from events import control
 from events.errors import (
@@ -268,6 +269,15 @@ class Drive:
             for task in runs:
                 task.cancel()
             await asyncio.gather(*runs, return_exceptions=True)
+
+
+def _asked_again(details: RetryDetails) -> None:
+    wait, why = details.wait_for, details.caused_by
+    logger.warning("the model is asked again in %.1f s: %s", wait, why)
+
+
+# The default prints to stdout wherever structlog is installed and not configured.
+set_on_retry_hooks([_asked_again])
 
 
 def _pause(error: Exception) -> bool | float:

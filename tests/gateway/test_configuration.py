@@ -147,10 +147,20 @@ def test_every_option_in_the_file(tmp_path: Path) -> None:
     }
     lines = [f"{name} = {text}" for name, (text, _, _) in written.items()]
     lines.append('nats.url = "nats://h"')
-    loaded = settled(tmp_path, "\n".join(lines))
+    file = tmp_path / FILE
+    loaded = settled(tmp_path, "\n".join(lines), config=file)
     for number, name in enumerate(written, 1):
         assert value(loaded, name) == written[name][2]
-        assert loaded.sources[name] == f"{FILE}:{number}"
+        assert loaded.sources[name] == f"{file}:{number}"
+
+
+def test_a_file_that_merely_lies_here_cannot_lift_the_sandbox(tmp_path: Path) -> None:
+    """Who can write a file here is not thereby trusted to run commands unconfined."""
+    text = '[sandbox]\nmode = "off"\n'
+    (wrong,) = mistakes(tmp_path, text)
+    assert wrong.startswith(f'{FILE}:2: sandbox.mode = "off" counts only from a file')
+    named = settled(tmp_path, text, config=tmp_path / FILE)
+    assert named.settings.sandbox.mode == "off"
 
 
 def test_empty_means_none(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from events import errors
-from events.errors import WakeError
+from events.errors import Misconfigured, WakeError
 from gateway.exits import CODES, Exit, Interrupted, exit_code, told
 
 
@@ -33,12 +33,16 @@ def test_an_error_from_elsewhere_has_its_base_s_code() -> None:
 def test_a_failure_is_one_line(
     kind: type[WakeError], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every error ends the process with its code and one clean line on stderr."""
+    """Every error ends the process with its code and one clean line on stderr.
+
+    Only what is configured may be wrong in several ways, a line for each.
+    """
     with pytest.raises(SystemExit) as ended, told(as_json=False):
         raise kind("bad\x1b[31m thing\nhappened")
     assert ended.value.code == CODES[kind]
     out, err = capsys.readouterr()
-    assert err == "wake: bad\N{REPLACEMENT CHARACTER}[31m thing happened\n"
+    between = "\nwake: " if kind is Misconfigured else " "
+    assert err == f"wake: bad\N{REPLACEMENT CHARACTER}[31m thing{between}happened\n"
     assert out == ""
 
 

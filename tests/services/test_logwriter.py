@@ -153,7 +153,7 @@ async def test_a_value_may_have_any_name(book: Moody) -> None:
     """Those of the call's own arguments too."""
     names = {"self": 1, "key": 2, "level": 3, "event_type": 4, "message": 5, "a b": 6}
     async with LogWriter(book, "test") as writer:
-        writer.log(KEY, "info", "a.b", "told", **names)  # type: ignore[arg-type]
+        writer.log(KEY, "info", "a.b", "told", **names)
     [line] = await book.read(KEY)
     assert line.context == names
 
@@ -324,7 +324,8 @@ async def test_a_context_of_too_many_values_says_how_many_are_missing(
     book: Moody,
 ) -> None:
     """The first ones stay."""
-    line = await written(book, **{f"v{n}": "x" * 100 for n in range(10_000)})
+    values: dict[str, Any] = {f"v{n}": "x" * 100 for n in range(10_000)}
+    line = await written(book, **values)
     assert line.context["v0"] == "x" * 100
     missing = 10_000 - (len(line.context) - 1)
     assert line.context[NOTE] == f"{missing:,} of 10,000 values"

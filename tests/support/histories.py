@@ -25,7 +25,7 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = Key("ada", "run-1")
 SPEC = AgentSpec(
     name="tester",
-    tools=("look", "write", "launch"),
+    tools=("look", "write", "launch", "ask_user", "await_event", "spawn_agent"),
     effects={"look": "read", "write": "idempotent", "launch": "irreversible"},
     subagents=("helper",),
 )

@@ -171,12 +171,24 @@ class JetStreamQueue(WorkQueue):
         """
         self._wire.unwatch(self._forget)
         if self._inbox is not None:
+            await self._wire.hush(self._inbox)
+            await self._last_word()
             await self._wire.unsubscribe(self._inbox)
         try:
             while self._arrived:
                 await self._arrived.popleft().give_back()
         except Unavailable as error:
             logger.warning("work was not given back: %s", error)
+
+
+    async def _last_word(self) -> None:
+        """Wait until the consumer can have sent nothing more.
+
+        Its answers keep their order: after the one to a request that it must
+        refuse, nothing comes that was sent before it heard that we left.
+        """
+        with contextlib.suppress(OutcomeUnknown):
+            await self._wire.request(self._next, b"{", wait=1.0)
 
 
 class JetStreamWork(Work):

@@ -229,6 +229,12 @@ class Wire:
         except (nats.errors.Error, OSError) as error:
             raise OutcomeUnknown(f"cannot listen on nats-server: {error}") from error
 
+    async def hush(self, subscription: Subscription) -> None:
+        """Let the server stop sending, and go on hearing what is under way."""
+        with contextlib.suppress(nats.errors.Error, OSError):
+            # nats-py has no other way to end the one without the other.
+            await self.client._send_unsubscribe(subscription._id)  # noqa: SLF001
+
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Hear no more; what the server had sent until it knew is still heard.
 

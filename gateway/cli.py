@@ -206,6 +206,45 @@ def events(
         reading.events(place_of(data, nats), execution, follow=follow, as_json=as_json)
 
 
+@app.command()
+def logs(
+    execution: Id,
+    *,
+    after: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Only lines with a larger id.")
+    ] = 0,
+    level: Annotated[
+        str, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")
+    ] = "debug",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on as they are written.")
+    ] = False,
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    r"""Show the log lines of an execution, this level and above.
+
+    Each line has an id that grows; --after goes on where another call ended.
+
+    \b
+    Examples:
+      wake logs 0193d5a0-7a5c-7000-8000-0123456789ab
+      wake logs 0193d5a0-7a5c-7000-8000-0123456789ab --level warning --follow
+    """
+    with told(as_json=as_json):
+        from gateway import loglines  # noqa: PLC0415 - see run
+
+        loglines.logs(
+            place_of(data, nats),
+            execution,
+            after=after,
+            level=level,
+            follow=follow,
+            as_json=as_json,
+        )
+
+
 def _typed(prompt: str | None) -> str | None:
     """The prompt, or what stdin has for it."""
     if prompt != "-":

@@ -24,6 +24,7 @@ from services.agents.open import open_model
 from services.embedded import EmbeddedServer
 from services.folder import DataFolder
 from services.runner import Runner
+from services.telling import Tell, silent
 from services.tools import sandbox
 from services.tools.base import Tool
 from services.tools.toolbox import all_tools
@@ -200,6 +201,7 @@ class Bench:
         data: Path,
         workspaces: Path,
         on_text: Callable[[Key, str], None] = lambda _key, _text: None,
+        tell: Tell = silent,
     ) -> AsyncIterator[Means]:
         """What executions are driven with; closed at the end."""
         means = Means(
@@ -209,6 +211,7 @@ class Bench:
             closed=(data,),
             adopt=self.adopt,
             on_text=on_text,
+            tell=tell,
         )
         try:
             yield means

@@ -14,6 +14,7 @@ import uvloop
 
 from events.commit import Recorded
 from events.errors import WakeError
+from events.logstream import JetStreamLogbook
 from events.names import Key
 from gateway.composition import (
     PATIENCE,
@@ -33,6 +34,7 @@ from gateway.progress import Progress
 from gateway.summary import as_object, exit_of, hints, resume_hint
 from services.agents.loop import Means
 from services.handler import Handler
+from services.logwriter import LogWriter
 
 GRACE = 5.0
 """Seconds that what is in flight may take when the process is told to end."""
@@ -115,7 +117,11 @@ class _Run:
     async def _on(self, log: Log, interrupts: Interrupts) -> Progress:
         """Check the order, append what begins it, and see it to its end."""
         bench, data = await Bench.find(), self._place.data
-        async with bench.means(data, data / "workspaces", self._hear) as means:
+        logbook = await JetStreamLogbook.open(log.wire)
+        async with (
+            LogWriter(logbook, "runner") as lines,
+            bench.means(data, data / "workspaces", self._hear, lines.log) as means,
+        ):
             plan = await self._order.plan(log, bench, means)
             for line in plan.said:
                 self._display.notice(line)

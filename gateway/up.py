@@ -25,6 +25,7 @@ import msgspec
 
 from events.errors import InvalidInput, Unavailable
 from events.jetstream import JetStreamJournal
+from events.logstream import JetStreamLogbook
 from events.names import Key
 from events.pinned import JetStreamInbox
 from events.spec import AgentSpec
@@ -40,8 +41,10 @@ from services.embedded import EmbeddedServer
 from services.folder import DataFolder
 from services.handler import Handler
 from services.lifecycle import Lifecycle
+from services.logwriter import LogWriter
 from services.process import tune_collector
 from services.runner import Runner
+from services.telling import Tell
 from services.tools.toolbox import TOOLS
 
 Name = Literal["lifecycle", "runner"]
@@ -157,12 +160,23 @@ class Services:
         self._stack.push_async_callback(wire.close)
         replicas = self._settings.nats.replicas
         journal = await JetStreamJournal.open(wire, replicas=replicas)
+        tell = await self._logs(name, wire)
         if name == "runner":
-            return await self._runner(wire, journal, bench)
-        return await self._lifecycle(wire, journal, bench)
+            return await self._runner(wire, journal, bench, tell)
+        return await self._lifecycle(wire, journal, bench, tell)
+
+    async def _logs(self, name: Name, wire: Wire) -> Tell:
+        """Open the log lines of executions; written as long as the services run."""
+        settings, replicas = self._settings.logs, self._settings.nats.replicas
+        logbook = await JetStreamLogbook.open(
+            wire, days=settings.days, replicas=replicas
+        )
+        writer = LogWriter(logbook, name, level=settings.level)
+        await self._stack.enter_async_context(writer)
+        return writer.log
 
     async def _lifecycle(
-        self, wire: Wire, journal: JetStreamJournal, bench: Bench
+        self, wire: Wire, journal: JetStreamJournal, bench: Bench, tell: Tell
     ) -> Part:
         replicas = self._settings.nats.replicas
         inbox = await JetStreamInbox.open(wire, replicas=replicas)
@@ -174,7 +188,7 @@ class Services:
             )
 
         lifecycle = Lifecycle(
-            Handler(journal, "lifecycle"), inbox, resolve, self._allowed()
+            Handler(journal, "lifecycle"), inbox, resolve, self._allowed(), tell
         )
         return Part(partial(_watched, wire, lifecycle.run), lifecycle.stop)
 
@@ -184,12 +198,12 @@ class Services:
         return Allowed(roots)
 
     async def _runner(
-        self, wire: Wire, journal: JetStreamJournal, bench: Bench
+        self, wire: Wire, journal: JetStreamJournal, bench: Bench, tell: Tell
     ) -> Part:
         settings = self._settings.runner
         root = self._settings.workspaces.root
         means = await self._stack.enter_async_context(
-            bench.means(self._settings.data, root)
+            bench.means(self._settings.data, root, tell=tell)
         )
         runner = Runner(
             journal,

@@ -24,6 +24,7 @@ from services import requests
 from services.allowed import Allowed
 from services.handler import Decision, Handler
 from services.telemetry import bound, note, parent_in, span
+from services.telling import Tell, silent
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,14 @@ class Lifecycle:
     """Handles commands from ``inbox``."""
 
     def __init__(
-        self, handler: Handler, inbox: Inbox, resolve: Resolve, allowed: Allowed
+        self,
+        handler: Handler,
+        inbox: Inbox,
+        resolve: Resolve,
+        allowed: Allowed,
+        tell: Tell = silent,
     ) -> None:
+        self._tell = tell
         self._handler, self._inbox = handler, inbox
         self._resolve, self._allowed = resolve, allowed
         self._waiting: dict[Key, deque[Order]] = defaultdict(deque)
@@ -113,7 +120,19 @@ class Lifecycle:
             logger.info("%s on %s refused: %s", order.verb, order.key, error)
             note({"wake.refused": error.code})
             answer = requests.refusal(command, order.key, error)
+        self._log(order, answer)
         await self._settle(order, answer)
+
+    def _log(self, order: Order, answer: requests.Answer) -> None:
+        """Tell it in the execution's log; that of a refused start has nobody."""
+        done = "accepted" if answer.accepted else "refused"
+        self._tell(
+            Key(order.key.user, answer.execution),
+            "info" if answer.accepted else "warning",
+            f"command.{done}",
+            f"{order.verb} {done}" + f": {answer.message}" * bool(answer.message),
+            command_id=answer.command_id,
+        )
 
     async def _settle(self, order: Order, answer: requests.Answer) -> None:
         try:

@@ -135,6 +135,7 @@ class Runner:
             settled = False
         except (Conflict, OutcomeUnknown, Stale, Unavailable) as error:
             logger.warning("%s: dropped: %s", holding.key, error)
+            self._means.tell(holding.key, "warning", "execution.dropped", str(error))
             failed(type(error).__name__)
             settled = False
         except Exception as error:  # the one place that settles: the others must go on
@@ -161,9 +162,20 @@ class Runner:
         execution = await self._begin(holding.work)
         if execution is None:
             return True
+        state, tell = execution.state, self._means.tell
+        tell(
+            holding.key,
+            "info",
+            "execution.started",
+            f"attempt {state.attempt} by {self.name}",
+            attempt=state.attempt,
+        )
         drive = Drive(self._means, self._handler, execution, holding)
         execution = await drive.run(lambda: self._draining)
-        note({"wake.status": execution.state.status})
+        state = execution.state
+        note({"wake.status": state.status})
+        said = f"after {state.steps} steps"
+        tell(holding.key, "info", f"execution.{state.status}", said, steps=state.steps)
         if not execution.state.final:
             self._keep(execution)
         return True

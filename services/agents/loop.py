@@ -35,6 +35,7 @@ from services.agents.model import Model
 from services.genai import answered, chat
 from services.handler import Decision, Handler
 from services.lease import Holding
+from services.telling import Tell, silent
 from services.tools.calls import Caller, Tools
 from services.tools.workspace import Workspace
 
@@ -59,7 +60,8 @@ class Means:
     ``workspaces`` is where those that name no directory get one of their own.
     Such a directory is given to ``adopt``, for the user that commands run as.
     What is in ``closed`` directories no tool may touch: the log itself.
-    ``on_text`` hears the tokens of every model call as they come.
+    ``on_text`` hears the tokens of every model call as they come, ``tell`` the
+    log lines.
     """
 
     open_model: Callable[[str], Model]
@@ -68,6 +70,7 @@ class Means:
     closed: tuple[Path, ...] = ()
     adopt: Callable[[Path], None] = lambda _root: None
     on_text: Callable[[Key, str], None] = lambda _key, _text: None
+    tell: Tell = silent
     models: dict[str, Model] = field(default_factory=dict)
 
     async def model(self, name: str) -> Model:
@@ -112,7 +115,9 @@ class Drive:
         self._attempt = execution.state.attempt
         self._messages: list[Message] = []
         self._said = 0
-        self._caller = Caller(means.tools, partial(means.workspace, execution))
+        self._caller = Caller(
+            means.tools, partial(means.workspace, execution), means.tell
+        )
 
     async def run(self, draining: Callable[[], bool]) -> Execution:
         """Do what there is to do until it ends, parks or yields.
@@ -159,17 +164,26 @@ class Drive:
     async def _call_model(self) -> None:
         try:
             model = await self._means.model(self._agent.model)
-            async with asyncio.timeout(self._time_left()) as limit:
-                reply = await self._ask(model)
-        except TimeoutError as error:
-            if not limit.expired():  # the model's own: asking on would never end
-                await self._fail(ModelUnavailable(f"the model timed out: {error}"))
-                return
-            await self._decide(partial(Execution.obey, attempt=self._attempt))
+            reply = await self._in_time(model)
         except (ModelRefused, ModelUnavailable, Misconfigured, InvalidInput) as error:
             await self._fail(error)
+            return
+        if reply is None:
+            await self._decide(partial(Execution.obey, attempt=self._attempt))
         else:
             await self._record(reply)
+
+    async def _in_time(self, model: Model) -> Reply | None:
+        """Ask within the time that is left; None once it is over."""
+        limit = asyncio.timeout(self._time_left())
+        try:
+            async with limit:
+                return await self._ask(model)
+        except TimeoutError as error:
+            if limit.expired():
+                return None
+            # The model's own: to go on asking would have no end.
+            raise ModelUnavailable(f"the model timed out: {error}") from error
 
     @property
     def _agent(self) -> AgentSpec:
@@ -221,9 +235,22 @@ class Drive:
                 Execution.respond, attempt=self._attempt, reply=reply, results=results
             )
         )
+        self._means.tell(
+            self.execution.key,
+            "debug",
+            "model.responded",
+            f"{reply.model} answered in {reply.latency_ms:.0f} ms",
+            step=self.execution.state.steps,
+            input_tokens=reply.usage.input,
+            output_tokens=reply.usage.output,
+            calls=[call.name for call in calls],
+        )
 
     async def _fail(self, error: WakeError) -> None:
         logger.warning("%s failed: %s", self.execution.key, error)
+        self._means.tell(
+            self.execution.key, "error", f"failed.{error.code}", str(error)
+        )
         await self._decide(
             partial(
                 Execution.fail,

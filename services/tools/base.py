@@ -7,6 +7,7 @@ message to the model). A tool that cannot do what was asked raises
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
@@ -43,10 +44,15 @@ class StateContext:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolContext(StateContext):
-    """What a tool may use besides: a directory, and ``timeout`` seconds."""
+    """What a tool may use besides: a directory, and ``timeout`` seconds.
+
+    ``tell(level, event_type, message, **context)`` writes a line into the
+    execution's log; it never blocks and never raises.
+    """
 
     workspace: Workspace
     timeout: float = 60.0
+    tell: Callable[..., None] = lambda *_, **__: None
 
 
 @dataclass(frozen=True, kw_only=True)

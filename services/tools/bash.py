@@ -68,6 +68,7 @@ class Bash(Tool[BashArguments]):
             )
         except OSError as error:
             raise ToolFailed(f"bash cannot be started: {error.strerror}") from error
+        context.tell("info", "bash.ran", arguments.command[:500], code=finished.code)
         note = "" if self._sandbox.may_write(root) else _NO_WRITE
         return ToolOutput(text=_told(finished, seconds) + note)
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,8 +16,10 @@ import msgspec
 from events.control import CONTROL
 from events.errors import ToolFailed
 from events.messages import ToolCall, ToolResult, ToolSchema
+from events.names import Key
 from events.state import Call, State
 from services.genai import execute_tool, told
+from services.telling import Tell, silent
 from services.tools.base import (
     MAX_OUTPUT,
     StateContext,
@@ -42,8 +45,13 @@ SETTLING = 1.0
 class Caller:
     """Makes the calls of one execution; opens its workspace when first needed."""
 
-    def __init__(self, tools: Tools, workspace: Callable[[], Workspace]) -> None:
-        self._tools, self._find_workspace = tools, workspace
+    def __init__(
+        self,
+        tools: Tools,
+        workspace: Callable[[], Workspace],
+        tell: Tell = silent,
+    ) -> None:
+        self._tools, self._find_workspace, self._tell = tools, workspace, tell
         self._workspace: Workspace | None = None
         self._schemas: tuple[ToolSchema, ...] | None = None
 
@@ -87,12 +95,23 @@ class Caller:
             return _result(call.id, tool.apply(arguments, _context(state, call.id)))
         except ToolFailed as error:
             return _failed(call.id, str(error))
+        except Exception as error:  # noqa: BLE001 - the reply that asked must be recorded
+            return _crashed(state, call, error)
 
     async def run(self, state: State, call: Call, limit: float) -> ToolResult:
         """Run one call to its end, at most ``limit`` seconds; never raises."""
         with execute_tool(call, state):
             result = await self._settled(state, call, limit)
             told(result)
+        good = result.outcome == "success"
+        self._tell(
+            Key(state.user, state.id),
+            "debug" if good else "warning",
+            "tool.completed" if good else "tool.failed",
+            call.name if good else f"{call.name}: {result.output[:500]}",
+            call_id=call.id,
+            milliseconds=result.latency_ms,
+        )
         return result
 
     async def _settled(self, state: State, call: Call, limit: float) -> ToolResult:
@@ -110,11 +129,8 @@ class Caller:
             if task is None or task.cancelling():
                 raise
             result = _failed(call.id, f"{call.name} crashed: it cancelled itself")
-        except Exception as error:  # the one place that settles a tool call
-            logger.exception("%s/%s: %s crashed", state.user, state.id, call.name)
-            result = _failed(
-                call.id, f"{call.name} crashed: {type(error).__name__}: {error}"
-            )
+        except Exception as error:  # noqa: BLE001 - the one place that settles a call
+            result = _crashed(state, call, error)
         return _timed(result, began)
 
     async def _run(self, state: State, call: Call, limit: float) -> ToolResult:
@@ -123,6 +139,7 @@ class Caller:
         context = ToolContext(
             workspace=self.open(),
             timeout=limit,
+            tell=partial(self._tell, Key(state.user, state.id)),
             key=about.key,
             notes=about.notes,
             tasks=about.tasks,
@@ -153,6 +170,12 @@ def _result(call_id: str, output: ToolOutput) -> ToolResult:
 
 def _failed(call_id: str, message: str) -> ToolResult:
     return ToolResult(call_id=call_id, output=_clip(message), outcome="failed")
+
+
+def _crashed(state: State, call: ToolCall | Call, error: Exception) -> ToolResult:
+    """Log what the tool's author must see, and tell the model."""
+    logger.error("%s/%s: %s crashed", state.user, state.id, call.name, exc_info=error)
+    return _failed(call.id, f"{call.name} crashed: {type(error).__name__}: {error}")
 
 
 def _clip(text: str) -> str:

@@ -95,7 +95,7 @@ class Workspace:
         """
         if not self.closed:
             return
-        real = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        real = Path(f"/proc/self/fd/{fd}").readlink()
         if any(real.is_relative_to(folder) for folder in self.closed):
             os.close(fd)
             raise ToolFailed(f"{shown(path)} belongs to wakestream: it is not yours")

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
+from events.client import Client
 from events.errors import (
     InvalidInput,
     Misconfigured,

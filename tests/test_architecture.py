@@ -20,7 +20,7 @@ MAY_IMPORT = {
 ADAPTERS = {
     "nats": {
         f"events/{name}.py"
-        for name in ("wire", "jetstream", "pull", "pinned", "logstream")
+        for name in ("client", "wire", "jetstream", "pull", "pinned", "logstream")
     },
     "duckdb": {"projections/store.py"},
     "pydantic_ai": {

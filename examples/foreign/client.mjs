@@ -11,7 +11,7 @@ import { connect } from "@nats-io/transport-node";
 const user = process.env.WAKE_USER ?? "local";
 const prompt = "script:\n" + 'list_dir {"path": "."}\n'.repeat(15) + "say Nobody stopped me.";
 
-// Send a command and return its answer; throws if it is refused.
+// Send a command and print its answer; throws if it is refused.
 async function command(client, execution, verb, body = {}) {
   const id = randomUUID(); // sent again under this id, it takes effect once
   const answers = client.subscribe(`answers.${user}.${id}`, { max: 1, timeout: 10_000 });
@@ -21,7 +21,6 @@ async function command(client, execution, verb, body = {}) {
     const answer = message.json();
     if (!answer.accepted) throw new Error(`${verb}: ${answer.code}: ${answer.message}`);
     console.log(`${verb}: accepted, ${answer.status} at version ${answer.version}`);
-    return answer;
   }
 }
 

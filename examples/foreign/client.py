@@ -18,12 +18,15 @@ from nats.aio.subscription import Subscription
 
 USER = os.environ.get("WAKE_USER", "local")
 PROMPT = "script:\n" + 'list_dir {"path": "."}\n' * 15 + "say Nobody stopped me."
+START = {
+    "agent_type": "explorer",
+    "input": PROMPT,
+    "model": "scripted?delay_ms=300",
+}
 
 
-async def command(
-    client: Client, execution: str, verb: str, **body: Any
-) -> dict[str, Any]:
-    """Send a command and return its answer; raises RuntimeError if it is refused."""
+async def command(client: Client, execution: str, verb: str, **body: Any) -> None:
+    """Send a command and print its answer; raises RuntimeError if it is refused."""
     command_id = str(uuid.uuid4())  # sent again under this id, it takes effect once
     answers = await client.subscribe(f"answers.{USER}.{command_id}")
     payload = json.dumps({"command_id": command_id, **body}).encode()
@@ -33,7 +36,6 @@ async def command(
     if not answer["accepted"]:
         raise RuntimeError(f"{verb}: {answer['code']}: {answer['message']}")
     print(f"{verb}: accepted, {answer['status']} at version {answer['version']}")
-    return answer
 
 
 async def until(feed: Subscription, wanted: str) -> None:
@@ -52,30 +54,19 @@ async def until(feed: Subscription, wanted: str) -> None:
 
 async def main() -> None:
     """Follow first, then start: so that no commit is missed."""
-    client = await nats.connect(
-        os.environ.get("NATS_URL", "nats://127.0.0.1:4222"),
-        user=os.environ.get("NATS_USER"),
-        password=os.environ.get("NATS_PASSWORD"),
-    )
-    execution = str(uuid.uuid4())
-    feed = await client.subscribe(f"feed.{USER}.{execution}.>")
-
-    await command(
-        client,
-        execution,
-        "start",
-        agent_type="explorer",
-        input=PROMPT,
-        model="scripted?delay_ms=300",
-    )
-    await until(feed, "model_responded.v1")
-    await command(client, execution, "pause")
-    await until(feed, "paused.v1")
-    await command(client, execution, "resume")
-    await until(feed, "model_responded.v1")
-    await command(client, execution, "cancel", reason="seen enough")
-    await until(feed, "cancelled.v1")
-    await client.close()
+    url = os.environ.get("NATS_URL", "nats://127.0.0.1:4222")
+    user, password = os.environ.get("NATS_USER"), os.environ.get("NATS_PASSWORD")
+    async with await nats.connect(url, user=user, password=password) as client:
+        execution = str(uuid.uuid4())
+        feed = await client.subscribe(f"feed.{USER}.{execution}.>")
+        await command(client, execution, "start", **START)
+        await until(feed, "model_responded.v1")
+        await command(client, execution, "pause")
+        await until(feed, "paused.v1")
+        await command(client, execution, "resume")
+        await until(feed, "model_responded.v1")
+        await command(client, execution, "cancel", reason="seen enough")
+        await until(feed, "cancelled.v1")
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ async def test_under_faults_every_decision_is_made_once(log: Log, seed: int) -> 
         await Handler(log.journal, "stranger").handle(key, note("stranger"))
 
     await Handler(log.journal, "tester").handle(KEY, create())
-    plan = Plan(seed=seed, odds=0.25)
+    plan = Plan(seed=seed, odds=0.4)
     journal = FaultyJournal(log.journal, plan, foreign=stranger, pause=0.0)
     handler = Handler(journal, "tester")
     for number in range(10):

@@ -9,13 +9,17 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from events.names import Key
+from events.errors import InvalidInput
+from events.names import MAX_MESSAGE, Key
 
 Door = Literal["commands", "gateway"]
 """Where a command came in: on ``gateway`` its sender vouches for who asks."""
+
+MAX_BODY = MAX_MESSAGE // 2
+"""Bytes of a command's body: headers have room, and the commit made of it too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,11 @@ class Order:
 
 
 class Inbox(ABC):
-    """The log of commands, and the way back for answers."""
+    """The log of commands, and the way back for answers.
+
+    What was taken is this client's until it is ``done``, or until another client
+    takes over; then it is handed out again, before all that is newer.
+    """
 
     @abstractmethod
     async def publish(
@@ -43,18 +51,30 @@ class Inbox(ABC):
         door: Door = "commands",
         headers: dict[str, str] | None = None,
     ) -> int:
-        """Store a command and return its position; raises Unavailable."""
+        """Store a command and return its position; raises Unavailable.
+
+        Raises InvalidInput if it is too large, before anything is sent.
+        """
 
     @abstractmethod
     async def take(self, limit: int, wait: float) -> list[Order]:
         """Take up to ``limit`` commands in order; none only after ``wait`` seconds.
 
-        None also while another client is the one that takes.
+        None also while another client is the one that takes. Who takes nothing
+        for a while falls silent: with a ``limit`` of 0 it stays the one that takes.
+        Raises Unavailable.
         """
 
     @abstractmethod
+    def holds(self, order: Order) -> bool:
+        """Whether this handing out of it still counts: it is not done or another's."""
+
+    @abstractmethod
     async def done(self, order: Order) -> None:
-        """Never hand it out again; raises Unavailable if not confirmed."""
+        """Never hand it out again; raises Unavailable if not confirmed.
+
+        Done twice, or what is another's by now: nothing happens.
+        """
 
     @abstractmethod
     async def answer(self, user: str, command_id: str, body: bytes) -> None:
@@ -69,6 +89,12 @@ class Inbox(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Stop taking; another client may."""
+
+
+def check_body(body: bytes) -> None:
+    """Raise InvalidInput for a command that is too large."""
+    if len(body) > MAX_BODY:
+        raise InvalidInput(f"a command may have {MAX_BODY:,} bytes, not {len(body):,}")
 
 
 class MemoryInbox(Inbox):
@@ -91,6 +117,7 @@ class MemoryInbox(Inbox):
         headers: dict[str, str] | None = None,
     ) -> int:
         """Keep a command and return its position."""
+        check_body(body)
         position = next(self._positions)
         self._orders.append(
             Order(
@@ -107,28 +134,33 @@ class MemoryInbox(Inbox):
 
     async def take(self, limit: int, wait: float) -> list[Order]:
         """Take up to ``limit`` commands in order."""
-        if not self._orders:
+        if not self._orders or limit <= 0:
             self._stirred.clear()
             try:
                 async with asyncio.timeout(wait):
                     await self._stirred.wait()
             except TimeoutError:
                 return []
+        limit = max(0, limit)
         taken, self._orders = self._orders[:limit], self._orders[limit:]
         self._open.update({order.position: order for order in taken})
         return taken
 
     def redeliver(self) -> None:
         """Hand out again what was taken and not done, before all that is newer."""
-        self._orders = sorted(
-            [*self._open.values(), *self._orders], key=lambda order: order.position
-        )
+        again = [replace(order) for order in self._open.values()]
+        self._orders = sorted([*again, *self._orders], key=lambda o: o.position)
         self._open.clear()
         self._stirred.set()
 
+    def holds(self, order: Order) -> bool:
+        """Whether this handing out of it still counts."""
+        return self._open.get(order.position) is order
+
     async def done(self, order: Order) -> None:
         """Never hand it out again."""
-        self._open.pop(order.position, None)
+        if self.holds(order):
+            del self._open[order.position]
 
     async def answer(self, user: str, command_id: str, body: bytes) -> None:
         """Tell whoever listens."""

@@ -3,18 +3,20 @@
 The server pins a client (NATS ADR-42) and gives the others nothing until it
 falls silent. What a lost client had taken comes again only when its ack wait
 is over, so whoever takes over holds newer commands back until then: order
-survives the change.
+survives the change. The same holds for a client whose connection broke: what was
+sent into the break comes again later than what is newer.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from events.errors import InvalidInput, OutcomeUnknown, Unavailable
-from events.inbox import Door, Inbox, Order
+from events.errors import OutcomeUnknown, Unavailable
+from events.inbox import Door, Inbox, Order, check_body
 from events.names import (
     COMMANDS,
     COMMANDS_ALL,
@@ -25,8 +27,8 @@ from events.names import (
     answer_subject,
     command_subject,
 )
-from events.pull import delivery
-from events.wire import ApiError, Wire, raise_problem, status
+from events.pull import RAN_OUT, delivery, pending
+from events.wire import ApiError, Nobody, Wire, raise_problem, status
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -41,7 +43,23 @@ PIN = 2.0
 PULL = 1.0
 """Seconds one request for commands lasts; well below PIN, so that we stay pinned."""
 
+DOUBT = 3 * ACK_WAIT
+"""Seconds after which newer commands are held back no longer, come what may."""
+
+TICK = 0.05
+"""Seconds between two looks whether everything came again."""
+
 WEEK = 7 * 24 * 3600
+
+DISPLACED = "423"
+"""The status of a request by who is not pinned any more."""
+
+NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{COMMANDS}.{LIFECYCLE}"
+
+NO_STREAM = (
+    "the command was not stored, there is no stream of commands on this nats-server: "
+    "start a service with wake up, or wake service lifecycle"
+)
 
 _stream: dict[str, Any] = {
     "name": COMMANDS,
@@ -67,6 +85,16 @@ _consumer: dict[str, Any] = {
 }
 
 
+class Doubt:
+    """From when others may have had commands: until all of those came again."""
+
+    def __init__(self) -> None:
+        self.until = asyncio.get_running_loop().time() + DOUBT
+        self.heard: set[int] = set()
+        self.missing = 1
+        self.flowing = False
+
+
 class JetStreamInbox(Inbox):
     """The commands of one account."""
 
@@ -75,12 +103,14 @@ class JetStreamInbox(Inbox):
         self._inbox: Subscription | None = None
         self._pin: str | None = None
         self._arrived: dict[int, Order] = {}
+        self._handed: dict[int, Order] = {}
         self._acks: dict[int, str] = {}
+        self._settling: set[int] = set()
         self._stirred = asyncio.Event()
+        self._problem = ""
         self._asked = 0
         self._expires = 0.0
-        self._took_over = False
-        self._held_until = 0.0
+        self._doubt: Doubt | None = None
 
     @classmethod
     async def open(cls, wire: Wire, *, replicas: int = 1) -> Self:
@@ -105,15 +135,14 @@ class JetStreamInbox(Inbox):
         door: Door = "commands",
         headers: dict[str, str] | None = None,
     ) -> int:
-        """Store a command and return its position; raises Unavailable."""
-        if len(body) > MAX_MESSAGE // 2:
-            raise InvalidInput(
-                f"a command may have {MAX_MESSAGE // 2:,} bytes, not {len(body):,}"
-            )
+        """Store a command and return its position."""
+        check_body(body)
         subject = command_subject(door, key, verb)
         try:
             answer = await self._wire.request(subject, body, headers=headers)
             raise_problem(answer.data)
+        except Nobody as error:
+            raise Unavailable(NO_STREAM) from error
         except (ApiError, OutcomeUnknown) as error:
             raise Unavailable(f"the command was not stored: {error}") from error
         return int(msgspec.json.decode(answer.data)["seq"])
@@ -125,40 +154,67 @@ class JetStreamInbox(Inbox):
         loop = asyncio.get_running_loop()
         end = loop.time() + wait
         while loop.time() < end:
+            self._raise_problem()
             await self._ask(limit)
-            if self._arrived and not await self._held():
+            ready = self._arrived and limit > 0
+            if ready and not await self._held():
                 break
-            if not self._arrived:
+            if not ready:
                 self._stirred.clear()
                 await _wait(self._stirred, min(PULL / 2, end - loop.time()))
         else:
             return []
         due = sorted(self._arrived)[:limit]
-        return [self._arrived.pop(position) for position in due]
+        taken = {position: self._arrived.pop(position) for position in due}
+        self._handed.update(taken)
+        return list(taken.values())
+
+    def holds(self, order: Order) -> bool:
+        """Whether this handing out of it still counts."""
+        return self._handed.get(order.position) is order
+
+    def _raise_problem(self) -> None:
+        if self._wire.closed.is_set():
+            raise Unavailable("nats-server closed the connection for good")
+        if self._problem:
+            problem, self._problem = self._problem, ""
+            raise Unavailable(f"nats-server gives no commands now ({problem})")
 
     async def _held(self) -> bool:
-        """Say whether another client's commands are still to come again."""
-        if not self._took_over:
+        """Say whether commands that were taken before are still to come again."""
+        doubt = self._doubt
+        if doubt is None:
             return False
+        ours = doubt.heard - self._settling
         try:
             answer = await self._wire.api(f"CONSUMER.INFO.{COMMANDS}.{LIFECYCLE}")
         except (ApiError, OutcomeUnknown):
             return True
-        if msgspec.json.decode(answer)["num_ack_pending"] <= len(self._acks):
-            self._took_over = False
-            return False
-        await asyncio.sleep(0.05)
-        return asyncio.get_running_loop().time() < self._held_until
+        if doubt is not self._doubt:
+            return True
+        # What was settled meanwhile may be counted there or not: leave it out.
+        ours &= doubt.heard - self._settling
+        pending = msgspec.json.decode(answer)["num_ack_pending"]
+        doubt.missing = max(0, pending - len(ours))
+        if not doubt.missing or asyncio.get_running_loop().time() > doubt.until:
+            self._doubt = None
+            return bool(not self._arrived)
+        await asyncio.sleep(TICK)
+        return True
 
     async def _ask(self, limit: int) -> None:
+        """Ask for what there is room for; and often enough to stay pinned."""
         now = asyncio.get_running_loop().time()
+        if not self._wire.connected:
+            return  # what waits in a dead connection would be asked for twice
         if now >= self._expires:
             self._asked = 0
-        wanted = limit - self._asked
+        wanted = self._room(limit) - self._asked
         if wanted <= 0 and now < self._expires - PULL / 2:
             return
         if self._inbox is None:
             self._inbox = await self._wire.subscribe(None, self._heard)
+            self._wire.watch(self._reconnected)
         body: dict[str, Any] = {
             "batch": max(wanted, 1),
             "expires": int(PULL * 1e9),
@@ -168,33 +224,62 @@ class JetStreamInbox(Inbox):
             body["id"] = self._pin
         self._asked += max(wanted, 1)
         self._expires = now + PULL
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{COMMANDS}.{LIFECYCLE}"
         payload = msgspec.json.encode(body)
-        await self._wire.send(subject, payload, reply=self._inbox.subject)
+        await self._wire.send(NEXT, payload, reply=self._inbox.subject)
+
+    def _room(self, limit: int) -> int:
+        """How many commands may come: what lies here is bounded too."""
+        room = limit - len(self._arrived)
+        if room > 0 or self._doubt is None:
+            return room
+        # Those that come again go before new ones, once their time has come.
+        return self._doubt.missing if self._doubt.flowing else 1
+
+    def _reconnected(self) -> None:
+        """Ask again; what was sent to the connection that broke comes again."""
+        self._asked, self._expires = 0, 0.0
+        self._doubt = Doubt()
+        self._stirred.set()
 
     def _heard(self, message: "Msg") -> None:
-        what = status(message)
-        if what is None:
+        # Only the server writes there; what a header says, anybody may have written.
+        if message.reply.startswith("$JS.ACK."):
             self._asked = max(0, self._asked - 1)
             self._store(message)
-        elif what == "423":
-            self._pin, self._asked, self._expires = None, 0, 0.0
+            self._stirred.set()
+            return
+        what = status(message)
+        if what == DISPLACED:
+            self._displaced(None)
+        elif what == RAN_OUT:
+            self._asked = max(0, self._asked - pending(message, self._asked))
         elif what != "100":
             self._asked = 0
+            self._problem = str((message.headers or {}).get("Description", what))
         self._stirred.set()
+
+    def _displaced(self, pin: str | None) -> None:
+        """Let go of all: another client may have it by now."""
+        self._pin, self._doubt = pin, Doubt()
+        self._arrived.clear()
+        self._handed.clear()
+        self._acks.clear()
+        if pin is None:
+            self._asked, self._expires = 0, 0.0
 
     def _store(self, message: "Msg") -> None:
         times, position, _ = delivery(message)
         headers: dict[str, str] = message.headers or {}
-        pin = headers.get("Nats-Pin-Id")
+        pin = headers.get("Nats-Pin-Id", self._pin)
         if pin != self._pin:
-            self._pin, self._took_over = pin, True
-            now = asyncio.get_running_loop().time()
-            self._held_until = now + ACK_WAIT + 0.5
+            self._displaced(pin)
+        if self._doubt is not None:
+            self._doubt.heard.add(position)
+            self._doubt.flowing |= times > 1
         known = position in self._acks
         self._acks[position] = message.reply
-        if known and times > 1:
-            return  # still in our hands: the redelivery only renews the reply
+        if known:
+            return  # still in our hands: it only renews the reply
         door, user, execution, verb = message.subject.split(".")
         self._arrived[position] = Order(
             door="gateway" if door == "gateway" else "commands",
@@ -207,13 +292,24 @@ class JetStreamInbox(Inbox):
 
     async def done(self, order: Order) -> None:
         """Never hand it out again."""
-        reply = self._acks.pop(order.position, None)
-        if reply is None:
+        position = order.position
+        if not self.holds(order):
             return
+        self._settling.add(position)
         try:
-            await self._wire.request(reply, b"+ACK", wait=2.0)
+            await self._wire.request(self._acks[position], b"+ACK", wait=2.0)
         except OutcomeUnknown as error:
             raise Unavailable(f"command was not settled: {error}") from error
+        else:
+            self._forget(order)
+        finally:
+            self._settling.discard(position)
+
+    def _forget(self, order: Order) -> None:
+        if self.holds(order):
+            del self._handed[order.position], self._acks[order.position]
+        if self._doubt is not None:
+            self._doubt.heard.discard(order.position)
 
     # ── answering ────────────────────────────────────────────────────────────
 
@@ -241,10 +337,21 @@ class JetStreamInbox(Inbox):
             await self._wire.unsubscribe(subscription)
 
     async def close(self) -> None:
-        """Stop taking; another client is pinned when this one falls silent."""
-        if self._inbox is not None:
-            await self._wire.unsubscribe(self._inbox)
-            self._inbox = None
+        """Stop taking and give back what was not taken; a stand-by takes over."""
+        self._wire.unwatch(self._reconnected)
+        inbox, self._inbox = self._inbox, None
+        if inbox is None:
+            return
+        await self._wire.hush(inbox)
+        with contextlib.suppress(OutcomeUnknown, ApiError):
+            # It must refuse that, after all that it sent before it heard us leave.
+            await self._wire.request(NEXT, b"{", wait=1.0)
+            await self._wire.unsubscribe(inbox)
+            for position in sorted(self._arrived):
+                await self._wire.request(self._acks[position], b"-NAK", wait=1.0)
+            if self._pin is not None:
+                subject = f"CONSUMER.UNPIN.{COMMANDS}.{LIFECYCLE}"
+                await self._wire.api(subject, {"group": LIFECYCLE})
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

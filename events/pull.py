@@ -146,7 +146,7 @@ class JetStreamQueue(WorkQueue):
             self._keep(message)
         elif what == RAN_OUT:
             # Only the rest of that one request is over; others are still open.
-            self._asked = max(0, self._asked - _pending(message, self._asked))
+            self._asked = max(0, self._asked - pending(message, self._asked))
         else:
             self._asked = 0
             self._problem = str((message.headers or {}).get("Description", what))
@@ -378,7 +378,7 @@ class Feed(Generic[T]):
             await self._wire.send(gone, b"")
 
 
-def _pending(message: "Msg", unknown: int) -> int:
+def pending(message: "Msg", unknown: int) -> int:
     """Return what a request that is over had still asked for."""
     return int((message.headers or {}).get("Nats-Pending-Messages", unknown))
 

@@ -110,13 +110,25 @@ def _serve(settings: "Settings", names: "tuple[Name, ...]", *, as_json: bool) ->
     import uvloop  # noqa: PLC0415 - not for --help
 
     from gateway.composition import PATIENCE, Place, own_folder  # noqa: PLC0415 - see up
-    from gateway.up import Services  # noqa: PLC0415 - not for --help
+    from gateway.up import Services  # noqa: PLC0415 - see up
+    from services.telemetry import (  # noqa: PLC0415 - see up
+        configure_logs,
+        configure_traces,
+        shutdown,
+    )
 
+    name = "wakestream" if len(names) > 1 else f"wakestream-{names[0]}"
+    logs = settings.logs
+    configure_logs(level=logs.level, as_json=logs.format == "json")
+    configure_traces(settings.telemetry.otlp_endpoint, name)
     url = settings.nats.url
     place = Place(settings.data, None if url is None else str(url))
-    with own_folder(place, wait=PATIENCE) as folder:
-        started = _announced(settings, as_json=as_json)
-        uvloop.run(Services(settings, names, started).run(folder))
+    try:
+        with own_folder(place, wait=PATIENCE) as folder:
+            started = _announced(settings, as_json=as_json)
+            uvloop.run(Services(settings, names, started).run(folder))
+    finally:
+        shutdown()  # sends the last traces
 
 
 def _announced(settings: "Settings", *, as_json: bool) -> "Callable[[Started], None]":

@@ -23,6 +23,8 @@ ADAPTERS = {
         for name in ("client", "wire", "jetstream", "pull", "pinned", "logstream")
     },
     "duckdb": {"projections/store.py"},
+    "opentelemetry": {"services/tracing.py"},
+    "structlog": {"services/loglines.py"},
     "pydantic_ai": {
         f"services/agents/{name}.py" for name in ("models", "providers", "dialect")
     },

@@ -1,0 +1,43 @@
+"""nats-py's client, made safe from what strangers may put into a message.
+
+A subject may have any bytes but blanks, and whoever may publish on
+``commands.<user>.*`` chooses some of them. nats-py stops reading for good, and
+without a word, at one that is not UTF-8; and it loses the connection at one with
+a vertical tab, again at each redelivery.
+"""
+
+import re
+from typing import Any
+
+import nats.protocol.parser
+from nats.aio.client import Client as NatsClient
+
+_BLANK = rb"[ \t]+"
+_WORD = rb"([^ \t\r\n]+)"
+_HEAD = _BLANK + _WORD + _BLANK + _WORD + _BLANK + rb"(" + _WORD + _BLANK + rb")?"
+
+# What nats-server takes for a blank, and nothing else; the groups are nats-py's.
+nats.protocol.parser.MSG_RE = re.compile(rb"\AMSG" + _HEAD + rb"(\d+)\r\n")
+nats.protocol.parser.HMSG_RE = re.compile(
+    rb"\AHMSG" + _HEAD + rb"(\d+)" + _BLANK + rb"(\d+)\r\n"
+)
+
+
+class Client(NatsClient):
+    r"""A client that no message can stop: what is no UTF-8 is read as ``\xff``."""
+
+    async def _process_headers(self, headers: Any) -> dict[str, str] | None:
+        try:
+            found: dict[str, str] | None = await super()._process_headers(headers)
+        except (UnicodeDecodeError, IndexError):
+            return None
+        return found
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any
+    ) -> Any:
+        return super()._build_message(sid, _utf8(subject), _utf8(reply), data, headers)
+
+
+def _utf8(name: bytes) -> bytes:
+    return name.decode(errors="backslashreplace").encode()

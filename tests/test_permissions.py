@@ -1,0 +1,142 @@
+"""Permissions: what docs/subjects.md gives a user of the server, and nothing else."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import nats
+import pytest
+import serving
+from nats.aio.client import Client
+from serving import Login
+
+LIMIT = 10.0
+"""Seconds until a test gives up waiting for a message."""
+
+
+@pytest.fixture(scope="module")
+def fenced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login]:
+    """``wake up`` on a server that lets alice in, and as whom."""
+    with serving.fenced(tmp_path_factory.mktemp("fenced")) as login:
+        yield login
+
+
+@asynccontextmanager
+async def connected(login: Login) -> AsyncIterator[tuple[Client, asyncio.Queue[str]]]:
+    """Connect; gives the client and what the server complains of."""
+    complaints: asyncio.Queue[str] = asyncio.Queue()
+
+    async def complain(error: Exception) -> None:
+        complaints.put_nowait(str(error))
+
+    client = await nats.connect(
+        login.url, user=login.user, password=login.password, error_cb=complain
+    )
+    try:
+        yield client, complaints
+    finally:
+        await client.close()
+
+
+async def last_position(client: Client) -> int:
+    """The position of the last commit in the log."""
+    state = (await client.jetstream().stream_info("EVENTS")).state
+    return int(state.last_seq)
+
+
+FORBIDDEN = [
+    "commands.bob.x.start",
+    "commands.bob.x.cancel",
+    "commands.alice.x.dance",
+    "gateway.alice.x.start",
+    "events.alice.x.agents",
+    "feed.alice.x.agents",
+    "answers.alice.x",
+    "logs.alice.x.info",
+    "$JS.API.STREAM.NAMES",
+    "$JS.API.STREAM.MSG.GET.EVENTS",
+    "$JS.API.DIRECT.GET.EVENTS.events.alice.x.agents",
+    "$JS.ACK.COMMANDS.lifecycle.1.1.1.1.1",
+    "_INBOX.x",
+]
+
+
+@pytest.mark.parametrize("subject", FORBIDDEN)
+async def test_a_user_cannot_publish_there(subject: str, fenced: Login) -> None:
+    """Not as another user, nor past the service, nor to JetStream."""
+    async with (
+        connected(fenced) as (alice, complaints),
+        connected(fenced.operator) as (wake, _),
+    ):
+        arrived = await wake.subscribe(subject)
+        await wake.flush()
+        await alice.publish(subject, b"{}", reply="answers.alice.back")
+        await alice.flush()
+        async with asyncio.timeout(LIMIT):
+            complaint = await complaints.get()
+        await wake.flush()
+        assert "permissions violation for publish" in complaint.lower()
+        assert subject.lower() in complaint.lower()
+        assert arrived.pending_msgs == 0
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        ">",
+        "*.bob.>",
+        "events.>",
+        "events.alice.>",
+        "feed.>",
+        "feed.bob.>",
+        "answers.bob.>",
+        "logs.bob.>",
+        "commands.>",
+        "commands.alice.>",
+        "gateway.>",
+        "$JS.API.>",
+        "_INBOX.>",
+    ],
+)
+async def test_a_user_cannot_listen_there(subject: str, fenced: Login) -> None:
+    """Not to others, nor to the log itself, nor to JetStream."""
+    async with connected(fenced) as (alice, complaints):
+        await alice.subscribe(subject)
+        await alice.flush()
+        async with asyncio.timeout(LIMIT):
+            complaint = await complaints.get()
+        assert "permissions violation for subscription" in complaint.lower()
+        assert subject.lower() in complaint.lower()
+
+
+async def test_a_reply_subject_leads_nowhere(fenced: Login) -> None:
+    """The stream's acknowledgement stays in the sender's account, whatever is named.
+
+    In one account with the service it would be stored as a commit of bob's.
+    """
+    targets = [
+        "events.bob.x.agents",
+        "commands.bob.x.kill",
+        "gateway.bob.x.kill",
+        "answers.bob.x",
+        "logs.bob.x.info",
+        "$JS.API.STREAM.MSG.DELETE.EVENTS",
+        "$JS.API.STREAM.PURGE.COMMANDS",
+    ]
+    async with (
+        connected(fenced) as (alice, complaints),
+        connected(fenced.operator) as (wake, _),
+    ):
+        before = await last_position(wake)
+        arrived = [await wake.subscribe(target) for target in targets]
+        acks = await alice.subscribe("answers.alice.ack")
+        await wake.flush()
+        for target in [*targets, "answers.alice.ack"]:
+            await alice.publish("commands.alice.nobody.pause", b"{}", reply=target)
+        ack = await acks.next_msg(timeout=LIMIT)  # the last: all others were sent
+        assert json.loads(ack.data)["stream"] == "COMMANDS"
+        await wake.flush()
+        assert [subscription.pending_msgs for subscription in arrived] == [0] * 7
+        assert await last_position(wake) == before
+        assert complaints.empty()

@@ -1,0 +1,147 @@
+"""``docs/subjects.md`` says what is: its examples are tried, its tables complete."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import documented
+import msgspec
+import pytest
+from documented import Example
+
+from events import errors
+from events.catalog import AnyEvent
+from events.commit import Commit, unseal
+from events.inbox import MemoryInbox
+from events.memory import MemoryJournal
+from events.names import ROUTES, Key, check_id
+from events.spec import AgentSpec
+from services import requests
+from services.agents.registry import Registry
+from services.allowed import Allowed
+from services.handler import Handler
+from services.lifecycle import Lifecycle
+from services.tools.toolbox import TOOLS
+
+SENT = documented.examples("sent")
+HEARD = documented.examples("heard")
+STORED = documented.examples("stored")
+
+
+def subject(example: Example) -> str:
+    """What a test of an example is called."""
+    return example.subject
+
+
+@pytest.mark.parametrize("example", SENT, ids=subject)
+def test_a_command_of_the_page_is_understood(example: Example) -> None:
+    """Each body parses as its verb's; only the one about unknown fields does not."""
+    door, user, execution, verb = example.subject.split(".")
+    assert door == "commands"
+    check_id(user, "user")
+    check_id(execution, "execution")
+    if "reson" in example.value:
+        with pytest.raises(errors.InvalidInput, match="unknown field `reson`"):
+            requests.parse(verb, example.body)
+    else:
+        request = requests.parse(verb, example.body)
+        assert request.command_id == example.value["command_id"]
+
+
+def test_the_page_shows_every_verb() -> None:
+    """And no other."""
+    verbs = {example.subject.rpartition(".")[2] for example in SENT}
+    assert verbs == set(requests.VERBS)
+
+
+async def test_the_answers_of_the_page_are_those_that_are_given() -> None:
+    """Sent in their order, the commands are answered to the letter."""
+    answers, _ = await played()
+    for example in HEARD:
+        _, _, command = example.subject.split(".")
+        assert answers[command] == example.value
+    assert {example.value["accepted"] for example in HEARD} == {True, False}
+
+
+async def test_the_pause_of_the_page_is_stored_as_shown() -> None:
+    """All of the commit but what is new every time: its id, time and chain."""
+    _, journal = await played()
+    _, second, *_ = await journal.read(Key("alice", "report-7"))
+    varies = {"id", "at", "chain"}
+    shown, stored = STORED[0].value, msgspec.json.decode(second.body)
+    assert STORED[0].subject == f"feed.alice.report-7.{second.route}"
+    assert shown.keys() == stored.keys()
+    assert {k: v for k, v in shown.items() if k not in varies} == {
+        k: v for k, v in stored.items() if k not in varies
+    }
+
+
+@pytest.mark.parametrize("example", STORED, ids=subject)
+def test_a_commit_of_the_page_is_one(example: Example) -> None:
+    """It decodes, and has no field that we do not know."""
+    _, user, execution, route = example.subject.split(".")
+    commit = unseal(example.body, Key(user, execution))
+    assert route in ROUTES
+    assert isinstance(commit, Commit)
+    assert msgspec.json.decode(msgspec.json.encode(commit)) == example.value
+
+
+def test_the_table_of_codes_is_complete() -> None:
+    """Every error of the tree, and whether asking again can help."""
+    told = {code.strip("`"): again for code, again, _ in documented.table("code")}
+    assert told == {
+        kind.code: "no" if kind.final else "yes" for kind in tree(errors.WakeError)
+    }
+
+
+def test_the_table_of_events_is_complete() -> None:
+    """Every event by its name on the wire, in the catalogue's order."""
+    told = [name.strip("`") for name, _ in documented.table("type")]
+    kinds = get_args(AnyEvent)
+    assert told == [kind.__struct_config__.tag for kind in kinds]
+
+
+def test_the_fields_that_the_table_of_events_names_are_there() -> None:
+    """A word in backticks before an explanation is a field of that event."""
+    kinds = {kind.__struct_config__.tag: kind for kind in get_args(AnyEvent)}
+    values = {"success", "failed", "denied", "in_doubt", "input", "final_answer"}
+    for name, text in documented.table("type"):
+        kind = kinds[name.strip("`")]
+        named = set(re.findall(r"`(\w+)`", text))
+        assert named - values <= set(kind.__struct_fields__), name
+
+
+def test_the_table_of_routes_is_complete() -> None:
+    """Every route a commit can have."""
+    rows = documented.table("route")
+    told = [name for cells in rows for name in re.findall(r"`(\w+)`", cells[0])]
+    assert sorted(told) == sorted(ROUTES)
+
+
+def tree(kind: type[errors.WakeError]) -> list[type[errors.WakeError]]:
+    """All that ``events/errors.py`` defines below a class."""
+    below = [k for k in kind.__subclasses__() if k.__module__ == errors.__name__]
+    return below + [deeper for k in below for deeper in tree(k)]
+
+
+def resolve(agent: str, model: str | None) -> AgentSpec:
+    """Find an agent type as the service does."""
+    return Registry.load().resolve(agent, model=model, effects=TOOLS, offered=TOOLS)
+
+
+async def played() -> tuple[dict[str, Any], MemoryJournal]:
+    """Send the commands of the page to a lifecycle; what it answered, by command."""
+    inbox, journal = MemoryInbox(), MemoryJournal()
+    handler = Handler(journal, "lifecycle")
+    lifecycle = Lifecycle(handler, inbox, resolve, Allowed([Path("/srv")]))
+    answers = {}
+    async with asyncio.TaskGroup() as group, inbox.answers("alice", "*") as heard:
+        group.create_task(lifecycle.run())
+        for example in SENT:
+            _, user, execution, verb = example.subject.split(".")
+            await inbox.publish(Key(user, execution), verb, example.body)
+            answer = msgspec.json.decode(await heard.get())
+            answers[answer["command_id"]] = answer
+        await lifecycle.stop()
+    return answers, journal

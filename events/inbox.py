@@ -60,9 +60,9 @@ class Inbox(ABC):
     async def take(self, limit: int, wait: float) -> list[Order]:
         """Take up to ``limit`` commands in order; none only after ``wait`` seconds.
 
-        None also while another client is the one that takes. Who takes nothing
-        for a while falls silent: with a ``limit`` of 0 it stays the one that takes.
-        Raises Unavailable.
+        None also while another client is the one that takes. Whoever is too busy to
+        take must say so, by a ``limit`` of 0: that gives none at once, and it stays
+        the one that takes. Raises Unavailable.
         """
 
     @abstractmethod
@@ -134,14 +134,13 @@ class MemoryInbox(Inbox):
 
     async def take(self, limit: int, wait: float) -> list[Order]:
         """Take up to ``limit`` commands in order."""
-        if not self._orders or limit <= 0:
+        if limit and not self._orders:
             self._stirred.clear()
             try:
                 async with asyncio.timeout(wait):
                     await self._stirred.wait()
             except TimeoutError:
                 return []
-        limit = max(0, limit)
         taken, self._orders = self._orders[:limit], self._orders[limit:]
         self._open.update({order.position: order for order in taken})
         return taken

@@ -152,18 +152,17 @@ class JetStreamInbox(Inbox):
     async def take(self, limit: int, wait: float) -> list[Order]:
         """Take up to ``limit`` commands, by their positions."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + wait
-        while loop.time() < end:
+        end = loop.time() + (wait if limit else 0.0)
+        while True:
             self._raise_problem()
             await self._ask(limit)
-            ready = self._arrived and limit > 0
-            if ready and not await self._held():
+            if loop.time() >= end:
+                return []
+            if self._arrived and not await self._held():
                 break
-            if not ready:
+            if not self._arrived:
                 self._stirred.clear()
                 await _wait(self._stirred, min(PULL / 2, end - loop.time()))
-        else:
-            return []
         due = sorted(self._arrived)[:limit]
         taken = {position: self._arrived.pop(position) for position in due}
         self._handed.update(taken)

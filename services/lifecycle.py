@@ -2,7 +2,8 @@
 
 Stateless. Any number may run; one is pinned and takes, the others stand by.
 Commands of one execution are handled one after the other, those of different
-executions side by side.
+executions side by side. One that cannot be seen to its end now (the log is out of
+reach) is tried again in its place: none may overtake it.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Callable
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 import msgspec
@@ -22,7 +24,8 @@ from events.names import Key, check_id
 from events.spec import AgentSpec, Limits
 from services import requests
 from services.allowed import Allowed
-from services.handler import Decision, Handler
+from services.handled import Handled
+from services.handler import Handler
 from services.telemetry import bound, note, parent_in, span
 from services.telling import Tell, silent
 
@@ -30,6 +33,14 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 256
 """Commands in hand: bounds memory, and the work that a takeover does again."""
+
+BUSY = 0.5
+"""Seconds after which one with all hands full says again that it is there."""
+
+PAUSES = (0.05, 0.1, 0.2, 0.5)
+"""Seconds between the tries of one command; from then on, one each second."""
+
+MISTAKE = "this command cannot be handled: the log of lifecycle says why"
 
 Resolve = Callable[[str, str | None], AgentSpec]
 """Gives the resolved spec of an agent type, with another model if one is named."""
@@ -50,6 +61,7 @@ class Lifecycle:
         self._handler, self._inbox = handler, inbox
         self._resolve, self._allowed = resolve, allowed
         self._waiting: dict[Key, deque[Order]] = defaultdict(deque)
+        self._handled = Handled()
         self._in_hand = 0
         self._stopping = asyncio.Event()
         self._freed = asyncio.Event()
@@ -69,34 +81,49 @@ class Lifecycle:
         self._stopping.set()
 
     async def _take(self) -> list[Order]:
-        while self._in_hand >= AT_ONCE:
-            self._freed.clear()
-            await self._freed.wait()
         try:
-            return await self._inbox.take(AT_ONCE - self._in_hand, wait=1.0)
+            if self._in_hand < AT_ONCE:
+                return await self._inbox.take(AT_ONCE - self._in_hand, wait=1.0)
+            await self._inbox.take(0, wait=0.0)
+            self._freed.clear()
+            await _within(BUSY, self._freed)
         except WakeError as error:
             logger.warning("cannot take commands: %s", error)
             await asyncio.sleep(0.2)
-            return []
+        return []
 
     def _dispatch(self, order: Order, group: asyncio.TaskGroup) -> None:
         """Queue behind the commands of the same execution."""
         self._in_hand += 1
-        waiting = self._waiting[order.key]
+        key = requests.target(order)
+        waiting = self._waiting[key]
         waiting.append(order)
         if len(waiting) == 1:
-            group.create_task(self._work_off(order.key))
+            group.create_task(self._work_off(key))
 
     async def _work_off(self, key: Key) -> None:
         waiting = self._waiting[key]
         while waiting:
-            await self._handle(waiting[0])
-            waiting.popleft()
-            self._in_hand -= 1
+            # If not even the first can be settled before we end, the others must
+            # not be handled before it: all of them are left to whoever is next.
+            left = 1 if await self._see_to(waiting[0]) else len(waiting)
+            for _ in range(left):
+                waiting.popleft()
+            self._in_hand -= left
             self._freed.set()
         del self._waiting[key]
 
-    async def _handle(self, order: Order) -> None:
+    async def _see_to(self, order: Order) -> bool:
+        """Handle a command until it is settled; False if we are to end before."""
+        for pause in chain(PAUSES, repeat(1.0)):
+            if not self._inbox.holds(order) or await self._handle(order):
+                return True
+            await _within(pause, self._stopping)
+            if self._stopping.is_set():
+                return False
+        raise AssertionError
+
+    async def _handle(self, order: Order) -> bool:
         """Handle one command; logs and traces tell that it was in hand."""
         command = requests.command_id(order.body, order.position)
         user, execution = order.key
@@ -107,21 +134,27 @@ class Lifecycle:
                 "wake.command", about, parent=parent_in(order.headers), kind="consumer"
             ),
         ):
-            await self._answer(order, command)
+            return await self._answer(order, command)
 
-    async def _answer(self, order: Order, command: str) -> None:
-        """Decide and answer; left for redelivery if the log cannot be reached."""
-        try:
-            answer = await self._decide(order, command)
-        except Retryable as error:
-            logger.warning("%s on %s: %s; it comes again", order.verb, order.key, error)
-            return
-        except WakeError as error:
-            logger.info("%s on %s refused: %s", order.verb, order.key, error)
-            note({"wake.refused": error.code})
-            answer = requests.refusal(command, order.key, error)
-        self._log(order, answer)
-        await self._settle(order, answer)
+    async def _answer(self, order: Order, command: str) -> bool:
+        """Decide, answer, settle; False if the log or the inbox is out of reach."""
+        answer = self._handled.get(order)
+        if answer is None:
+            try:
+                answer = await self._decide(order, command)
+            except Retryable as error:
+                logger.warning("%s on %s: %s", order.verb, order.key, error)
+                return False
+            except WakeError as error:
+                logger.info("%s on %s refused: %s", order.verb, order.key, error)
+                note({"wake.refused": error.code})
+                answer = requests.refusal(command, order.key, error)
+            except Exception:  # the one place that settles: the others must go on
+                logger.exception("%s on %s cannot be handled", order.verb, order.key)
+                answer = requests.refusal(command, order.key, WakeError(MISTAKE))
+            self._handled.keep(order, answer)
+            self._log(order, answer)
+        return await self._settle(order, answer)
 
     def _log(self, order: Order, answer: requests.Answer) -> None:
         """Tell it in the execution's log; that of a refused start has nobody."""
@@ -134,51 +167,60 @@ class Lifecycle:
             command_id=answer.command_id,
         )
 
-    async def _settle(self, order: Order, answer: requests.Answer) -> None:
+    async def _settle(self, order: Order, answer: requests.Answer) -> bool:
+        """Answer, and see that it does not come again; False if it may."""
         try:
-            check_id(order.key.user, "user")
-            body = msgspec.json.encode(answer)
-            await self._inbox.answer(order.key.user, answer.command_id, body)
-        except InvalidInput as error:
-            logger.info("a command cannot be answered: %s", error)
-        except Unavailable as error:
-            logger.warning("%s: %s", order.key, error)
-        try:
+            if requests.answerable(order.key.user):
+                body = msgspec.json.encode(answer)
+                await self._inbox.answer(order.key.user, answer.command_id, body)
             await self._inbox.done(order)
         except Unavailable as error:
             logger.warning("%s: %s", order.key, error)
+            return False
+        return True
 
     async def _decide(self, order: Order, command: str) -> requests.Answer:
         check_id(order.key.user, "user")
         check_id(order.key.execution, "execution")
         request = requests.parse(order.verb, order.body)
         key = requests.execution_of(order.key, request, command)
-        known = None
-        if isinstance(request, requests.Start):
-            decide: Decision = partial(Execution.create, created=self._created(request))
-            known = Execution(key)  # most likely new; a conflict tells if it is not
-        else:
-            decide = request.decide
         note({"wake.execution": key.execution})
         with bound(execution=key.execution):
-            execution = await self._handler.handle(
-                key, decide, cause=command, known=known, by=f"user:{key.user}"
-            )
-        return requests.Answer(
-            command_id=command,
-            execution=key.execution,
-            accepted=True,
-            version=execution.state.version,
-            position=execution.position,
-            status=execution.state.status,
-        )
+            if isinstance(request, requests.Start):
+                execution = await self._start(key, request, command)
+            else:
+                execution = await self._handler.handle(
+                    key, request.decide, cause=command, by=f"user:{key.user}"
+                )
+        return requests.acceptance(command, execution)
 
-    def _created(self, start: requests.Start) -> Created:
+    async def _start(self, key: Key, start: requests.Start, cause: str) -> Execution:
+        try:
+            created = self._created(start, key.user)
+        except WakeError:
+            # What it names may be gone since it was started; asked again, it is
+            # still the same start.
+            execution = await self._handler.load(key)
+            if execution.state.version == 0 or execution.state.digest != start.digest:
+                raise
+            return execution
+        execution = await self._handler.handle(
+            key,
+            partial(Execution.create, created=created),
+            cause=cause,
+            known=Execution(key),  # most likely new; a conflict tells if it is not
+            by=f"user:{key.user}",
+        )
+        execution.create(created)  # refused, if the command id was another start's
+        return execution
+
+    def _created(self, start: requests.Start, user: str) -> Created:
         """Resolve what was asked; raises Refused."""
-        model = None if start.model is None else self._allowed.model(start.model)
+        allowed = self._allowed
+        model = None if start.model is None else allowed.model(start.model, user)
         agent = self._resolve(start.agent_type, model)
         named = start.workspace
-        workspace = None if named is None else self._allowed.workspace(named)
+        workspace = None if named is None else allowed.workspace(named, user)
         return Created(
             agent=msgspec.structs.replace(
                 agent, limits=tighten(agent.limits, start.limits)
@@ -204,3 +246,12 @@ def tighten(limits: Limits, asked: requests.Tighter) -> Limits:
             )
         changes[name] = wanted
     return msgspec.structs.replace(limits, **changes)
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    """Wait for an event, but not for longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -4,6 +4,8 @@ What a foreign client may send and what it gets back; ``docs/subjects.md`` shows
 it by example.
 """
 
+import re
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Annotated, Any
 
@@ -12,22 +14,33 @@ from msgspec import Meta
 
 from events import commands
 from events.errors import InvalidInput, WakeError
+from events.execution import Execution
+from events.inbox import Order
 from events.names import Key, check_id
 
 NEW = "new"
 """In place of an execution id: the id follows from idempotency or command id."""
 
+MOST = 10**9
+"""The largest number a limit may be: past any use, and safe in JSON."""
+
+DEEPEST = 64
+"""Levels of free JSON: what can be read here must be readable from anywhere."""
+
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Prompt = Annotated[str, Meta(min_length=1, max_length=200_000)]
+
+
+Count = Annotated[int, Meta(ge=1, le=MOST)]
 
 
 class Tighter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits of one start; they may be lower than the agent type's, not higher."""
 
-    max_steps: Annotated[int, Meta(ge=1)] | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    max_cost: Annotated[float, Meta(ge=0)] | None = None
-    timeout: Annotated[float, Meta(gt=0)] | None = None
+    max_steps: Count | None = None
+    max_tokens: Count | None = None
+    max_cost: Annotated[float, Meta(ge=0, le=MOST)] | None = None
+    timeout: Annotated[float, Meta(gt=0, le=MOST)] | None = None
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,6 +89,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: str = ""
 
 
+_FREE = frozenset({"metadata", "answer"})
+"""Fields that may have any JSON."""
+
+_TOKEN = re.compile(r"[^\s.*>\x00-\x20\x7f]{1,256}")
+
+
 class _Id(msgspec.Struct):
     command_id: str = ""
 
@@ -89,15 +108,34 @@ def parse(verb: str, body: bytes) -> Any:
     if kind is None:
         raise InvalidInput(f"no command {verb!r:.40}; there are: {', '.join(VERBS)}")
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
+        request = msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidInput(f"{verb}: {error}") from error
+    if request.command_id:
+        check_id(request.command_id, "command_id")
+    for name in _FREE.intersection(kind.__struct_fields__):
+        _check_depth(f"{verb}: {name}", getattr(request, name))
+    return request
+
+
+def _check_depth(what: str, value: Any) -> None:
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _inner(outer)]
+    if level:
+        raise InvalidInput(f"{what} has more than {DEEPEST} levels")
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def command_id(body: bytes, position: int) -> str:
     """Return the id to answer under, even of a body that is not right.
 
-    Without a usable one it is ``seq-<position of the command>``.
+    Without one, or with one that is no id, it is ``seq-<position of the command>``.
     """
     try:
         return check_id(_ids.decode(body or b"{}").command_id, "command_id")
@@ -122,6 +160,34 @@ def execution_of(key: Key, request: Any, command: str) -> Key:
     same = request.idempotency_key or f"\0{command}"
     name = f"{key.user}\n{same}".encode()
     return Key(key.user, blake2b(name, digest_size=16).hexdigest())
+
+
+def target(order: Order) -> Key:
+    """Say whose turn a command waits for: that of the execution it is for."""
+    if order.key.execution != NEW:
+        return order.key
+    try:
+        request = parse(order.verb, order.body)
+    except InvalidInput:
+        return order.key
+    return execution_of(order.key, request, command_id(order.body, order.position))
+
+
+def answerable(user: str) -> bool:
+    """Whether a subject may have this user in it, who may be no user of ours."""
+    return _TOKEN.fullmatch(user) is not None
+
+
+def acceptance(command: str, execution: Execution) -> Answer:
+    """Say yes, and what is so now."""
+    return Answer(
+        command_id=command,
+        execution=execution.key.execution,
+        accepted=True,
+        version=execution.state.version,
+        position=execution.position,
+        status=execution.state.status,
+    )
 
 
 def refusal(command: str, key: Key, error: WakeError) -> Answer:

@@ -1,6 +1,7 @@
 # One target per chore; every target sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+NODE_MODULES := examples/foreign/node_modules/.ready
 .DEFAULT_GOAL := help
 .PHONY: help run test lint types bench clean
 
@@ -13,10 +14,15 @@ help: ## this list
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+$(NODE_MODULES): examples/foreign/package-lock.json .venv/.ready
+	cd examples/foreign && PATH="$(CURDIR)/$(BIN):$$PATH" \
+		npm ci --no-audit --no-fund --ignore-scripts --loglevel=error
+	@touch $@
+
 run: .venv/.ready ## an agent explores this directory and reports
 	$(BIN)/wake run "Explore this repository and report what it is." --agent explorer --workspace .
 
-test: .venv/.ready ## the whole test suite
+test: .venv/.ready $(NODE_MODULES) ## the whole test suite
 	$(BIN)/python -m pytest
 
 lint: .venv/.ready ## ruff: rules and format
@@ -32,4 +38,4 @@ bench: .venv/.ready ## every benchmark, next to its floor
 	$(BIN)/python -m benchmarks.commands
 
 clean: ## throw the environment and caches away
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv examples/foreign/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from events.errors import Misconfigured
+from services.folder import holder
 
 NAME = "service.json"
 
@@ -25,27 +26,39 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     password: str | None = None
     pid: int = 0
 
-    @property
-    def alive(self) -> bool:
-        """The process that wrote it is still there."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
-
 
 def read(data: Path) -> Address | None:
-    """Return the address of the service on a data folder, if one is running."""
+    """Return the address of the service on a data folder, if one is running.
+
+    What a dead one left counts for nothing, even if its pid came again: a service
+    holds its folder. Raises Misconfigured if a running one's cannot be read.
+    """
+    pid = holder(data)
+    if pid is None or not _alive(pid):
+        return None
     try:
         address = msgspec.json.decode((data / NAME).read_bytes(), type=Address)
     except OSError:
         return None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise Misconfigured(f"{data / NAME} is damaged ({error}): remove it") from error
-    return address if address.alive else None
+    return address if address.pid == pid else None
+
+
+def forget(data: Path) -> None:
+    """Remove what a dead service left; for whoever holds the folder."""
+    with contextlib.suppress(FileNotFoundError):
+        (data / NAME).unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager
@@ -53,12 +66,12 @@ def published(data: Path, address: Address) -> Iterator[None]:
     """Let others find the service as long as this lasts."""
     path = data / NAME
     draft = path.with_suffix(".new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    draft.unlink(missing_ok=True)  # its mode would stay what it was
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(msgspec.json.encode(address))
     draft.replace(path)
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        forget(data)

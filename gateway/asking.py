@@ -8,7 +8,7 @@ import msgspec
 
 from events.errors import Refused, Unavailable, WakeError
 from events.inbox import Inbox
-from events.names import Key
+from events.names import Key, check_id
 from services.requests import Answer
 
 ANSWER = 10.0
@@ -24,8 +24,9 @@ class Declined(WakeError):
 
 
 async def ask(inbox: Inbox, key: Key, verb: str, body: dict[str, Any]) -> Answer:
-    """Send a command and return its answer; raises Declined, Unavailable."""
+    """Send a command and return its answer; raises Refused, Declined, Unavailable."""
     command = body.setdefault("command_id", f"cli-{secrets.token_hex(8)}")
+    check_id(command, "command_id")
     async with inbox.answers(key.user, command) as answers:
         await inbox.publish(key, verb, msgspec.json.encode(body))
         try:
@@ -36,10 +37,17 @@ async def ask(inbox: Inbox, key: Key, verb: str, body: dict[str, Any]) -> Answer
                 f"no answer to {verb} within {ANSWER:.0f} s: is a lifecycle service "
                 "running (wake up)? The command is stored and takes effect when one is"
             ) from error
-    answer = msgspec.json.decode(raw, type=Answer)
+    answer = _read(raw)
     if not answer.accepted:
         raise _declined(answer)
     return answer
+
+
+def _read(raw: bytes) -> Answer:
+    try:
+        return msgspec.json.decode(raw, type=Answer)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise Unavailable(f"the answer cannot be read: {error}") from error
 
 
 def _declined(answer: Answer) -> WakeError:

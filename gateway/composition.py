@@ -137,13 +137,15 @@ def reach(place: Place) -> Address | None:
 
 def _opened(path: Path, wait: float, say: Callable[[str], None] | None) -> DataFolder:
     try:
-        return DataFolder.open(path, wait=min(wait, BRIEFLY))
+        folder = DataFolder.open(path, wait=min(wait, BRIEFLY))
     except FolderInUse as error:
         if wait <= BRIEFLY:
             raise
         if say is not None:
             say(f"{error}; waiting for up to {wait:.0f} s")
-    return DataFolder.open(path, wait=wait - BRIEFLY)
+        folder = DataFolder.open(path, wait=wait - BRIEFLY)
+    address.forget(path)
+    return folder
 
 
 @asynccontextmanager

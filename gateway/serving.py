@@ -109,7 +109,13 @@ def show_config(
 def _serve(settings: "Settings", names: "tuple[Name, ...]", *, as_json: bool) -> None:
     import uvloop  # noqa: PLC0415 - not for --help
 
-    from gateway.composition import PATIENCE, Place, own_folder  # noqa: PLC0415 - see up
+    from gateway import address  # noqa: PLC0415 - not for --help
+    from gateway.composition import (  # noqa: PLC0415 - see up
+        BRIEFLY,
+        PATIENCE,
+        Place,
+        own_folder,
+    )
     from gateway.up import Services  # noqa: PLC0415 - see up
     from services.telemetry import (  # noqa: PLC0415 - see up
         configure_logs,
@@ -123,8 +129,10 @@ def _serve(settings: "Settings", names: "tuple[Name, ...]", *, as_json: bool) ->
     configure_traces(settings.telemetry.otlp_endpoint, name)
     url = settings.nats.url
     place = Place(settings.data, None if url is None else str(url))
+    # One that serves goes on doing so; one that is about to end is waited for.
+    wait = BRIEFLY if address.read(settings.data) else PATIENCE
     try:
-        with own_folder(place, wait=PATIENCE) as folder:
+        with own_folder(place, wait=wait) as folder:
             started = _announced(settings, as_json=as_json)
             uvloop.run(Services(settings, names, started).run(folder))
     finally:

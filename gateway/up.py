@@ -47,6 +47,9 @@ from services.runner import Runner
 from services.telling import Tell
 from services.tools.toolbox import TOOLS
 
+HURRY = 1.0
+"""Seconds to give back what is in hand, when told for the second time to end."""
+
 Name = Literal["lifecycle", "runner"]
 ALL: tuple[Name, ...] = ("lifecycle", "runner")
 
@@ -138,13 +141,14 @@ class Services:
             self._stack.enter_context(published)
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(server.watch()) if server else None
-            for part in parts:
-                group.create_task(part.run())
+            running = [group.create_task(part.run()) for part in parts]
             self._started(Started(login, put_back, bench.lacking))
             await self._stopping.wait()
             await asyncio.gather(*(part.stop() for part in parts))
-            if watching is not None:
-                watching.cancel()
+            hurry = group.create_task(self._hurrying.wait())
+            await _finished(running, hurry)
+            for task in filter(None, (hurry, watching, *running)):
+                task.cancel()
 
     async def _recover(self, login: Address) -> list[Key]:
         """Put back what a dead process held: nobody else can be on our server."""
@@ -193,9 +197,8 @@ class Services:
         return Part(partial(_watched, wire, lifecycle.run), lifecycle.stop)
 
     def _allowed(self) -> Allowed:
-        workspaces = self._settings.workspaces
-        roots = [workspaces.root, *workspaces.allowed]
-        return Allowed(roots)
+        workspaces, data = self._settings.workspaces, self._settings.data
+        return Allowed(workspaces.allowed, own=workspaces.root, closed=data)
 
     async def _runner(
         self, wire: Wire, journal: JetStreamJournal, bench: Bench, tell: Tell
@@ -240,6 +243,18 @@ class Services:
 
     def _stop(self) -> None:
         (self._hurrying if self._stopping.is_set() else self._stopping).set()
+
+
+async def _finished(
+    running: "Collection[asyncio.Task[None]]", hurry: "asyncio.Task[Literal[True]]"
+) -> None:
+    """Wait for what is in hand; not for long once somebody is in a hurry."""
+    left = set(running)
+    while left and not hurry.done():
+        await asyncio.wait({hurry, *left}, return_when=asyncio.FIRST_COMPLETED)
+        left = {task for task in left if not task.done()}
+    if left:
+        await asyncio.wait(left, timeout=HURRY)
 
 
 async def _watched(wire: Wire, run: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -24,6 +24,8 @@ class Allowed:
         self._roots = [root.resolve() for root in roots]
         self._own = None if own is None else own.resolve()
         self._closed = None if closed is None else closed.resolve()
+        special = (self._own, self._closed)
+        self._folders = [*self._roots, *(f for f in special if f is not None)]
 
     def workspace(self, named: str, user: str) -> str:
         """Return the real path of a workspace; raises InvalidInput."""
@@ -53,15 +55,17 @@ class Allowed:
             raise InvalidInput(f"{what} {named!r:.200} is no path: {error}") from error
         if Path(named).is_absolute() and self._may(path, user):
             return path
-        roots = ", ".join(map(str, self._roots)) or "none"
+        roots = ", ".join(map(str, self._roots))
+        here = f"name an absolute path below one of {roots}, or " if roots else ""
         raise InvalidInput(
-            f"{what} {named!r:.200} is not allowed: name an absolute path below one of "
-            f"{roots}, or let the operator add it to workspaces.allowed"
+            f"{what} {named!r:.200} is not allowed: {here}let the operator add it to "
+            "workspaces.allowed"
         )
 
     def _may(self, path: Path, user: str) -> bool:
-        for folder in (self._own, self._closed):
-            if folder is not None and path.is_relative_to(folder):
-                own = self._own is not None and path.is_relative_to(self._own / user)
-                return folder is self._own and own
-        return any(path.is_relative_to(root) for root in self._roots)
+        """Let the innermost of the directories that it is in decide."""
+        around = [folder for folder in self._folders if path.is_relative_to(folder)]
+        inmost = max(around, key=lambda folder: len(folder.parts), default=None)
+        if inmost is not None and inmost == self._own:
+            return path.is_relative_to(inmost / user)
+        return inmost is not None and inmost != self._closed

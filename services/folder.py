@@ -99,6 +99,26 @@ class DataFolder:
         self.close()
 
 
+def holder(path: Path) -> int | None:
+    """The pid that holds a data folder right now; None if nobody does.
+
+    A server may outlive the process that held the folder with it: then this is the
+    pid of the dead.
+    """
+    try:
+        lock = os.open(path / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        found = re.match(rb"\d{1,7}\b", os.pread(lock, 32, 0))
+        return int(found[0]) if found else None
+    finally:
+        os.close(lock)
+    return None
+
+
 def _enter(path: Path) -> None:
     """Make the folder, or see that it is ours; raises Misconfigured."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -547,7 +547,7 @@ async def test_an_execution_that_breaks_its_worker_does_not_stop_the_others(
     work = with_model([KeyError("a bug of the provider's library"), says()])
     async with runner(log.journal, work):
         await start(log.journal, bad)
-        while "cannot be worked on" not in caplog.text:
+        while "cannot be worked on" not in caplog.text:  # noqa: ASYNC110 - a log line
             await asyncio.sleep(0.01)
         await start(log.journal, good)
         assert (await finished(log.journal, good)).status == "completed"

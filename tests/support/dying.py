@@ -1,7 +1,6 @@
 """A log whose user dies at a chosen append, as by kill -9."""
 
 import asyncio
-from collections.abc import Callable
 
 from events.commit import Recorded
 from events.faulty import FaultyJournal, Plan
@@ -31,15 +30,3 @@ class DyingJournal(FaultyJournal):
         self.dead.set()
         await asyncio.Event().wait()
         raise AssertionError
-
-
-async def until_dead_or(done: asyncio.Event, *events: asyncio.Event) -> None:
-    """Return when one of the events is set."""
-    waits = [asyncio.create_task(event.wait()) for event in (done, *events)]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
-    await asyncio.wait(waits)
-
-
-Stop = Callable[[], None]

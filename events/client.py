@@ -6,6 +6,7 @@ without a word, at one that is not UTF-8; and it loses the connection at one wit
 a vertical tab, again at each redelivery.
 """
 
+import asyncio
 import re
 from typing import Any
 
@@ -26,6 +27,13 @@ nats.protocol.parser.HMSG_RE = re.compile(
 class Client(NatsClient):
     r"""A client that no message can stop: what is no UTF-8 is read as ``\xff``."""
 
+    async def _process_pong(self) -> None:
+        # A flush that was given up leaves its future; nats-py stops reading for
+        # good at the answer to it.
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
     async def _process_headers(self, headers: Any) -> dict[str, str] | None:
         try:
             found: dict[str, str] | None = await super()._process_headers(headers)
@@ -36,7 +44,11 @@ class Client(NatsClient):
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any
     ) -> Any:
-        return super()._build_message(sid, _utf8(subject), _utf8(reply), data, headers)
+        build = super()._build_message
+        try:
+            return build(sid, subject, reply, data, headers)
+        except UnicodeDecodeError:
+            return build(sid, _utf8(subject), _utf8(reply), data, headers)
 
 
 def _utf8(name: bytes) -> bytes:

@@ -58,6 +58,9 @@ def parse(name: str, arguments: str) -> AskUser | AwaitEvent | SpawnAgent:
 
 def unique(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
     """Give every call of one reply an id of its own; models repeat or omit them."""
+    ids = {call.id for call in calls}
+    if len(ids) == len(calls) and "" not in ids:
+        return calls
     seen: set[str] = set()
     result = []
     for number, call in enumerate(calls, 1):

@@ -5,10 +5,11 @@ triggers nothing. What people may ask for (pause, cancel, …) stands in
 ``commands.py``, what a runner decides in ``running.py``.
 """
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
-from eventsourcing.dcb.domain import Selector, Slice
+from eventsourcing.dcb.domain import Selector, Slice, Tagged
 
 from events import catalog as e
 from events.commit import GENESIS
@@ -17,11 +18,17 @@ from events.messages import Usage
 from events.names import Key, history_filter
 from events.state import State
 
+if TYPE_CHECKING:
+    from events.next_action import Action
+
+P = ParamSpec("P")
+
 
 class Deciding(Slice[e.Event]):
     """An execution's state, and the decisions of lifecycle and reactor.
 
     ``now`` is the time of the decision being made; nothing here looks at a clock.
+    ``todo`` is what a runner has to do after it, if a runner made it.
     """
 
     def __init__(self, key: Key) -> None:
@@ -29,6 +36,23 @@ class Deciding(Slice[e.Event]):
         self.key = key
         self.state = State(user=key.user, id=key.execution, chain=GENESIS)
         self.now = datetime.min.replace(tzinfo=UTC)
+        self.todo: Action | None = None
+
+    def trigger_event(
+        self,
+        decision_cls: Callable[P, e.Event],
+        tags: Sequence[str] = (),
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Apply an event and keep it for the commit, as the library does.
+
+        Without the generic alias that it builds anew for each: a durable step
+        triggers three events.
+        """
+        decision = decision_cls(*args, **kwargs)
+        decision.mutate(self)
+        self.new_decisions.append(Tagged(list(tags), decision))
 
     def consistency_boundary(self) -> Selector:
         """All commits of this execution, whatever their route."""

@@ -49,7 +49,7 @@ class Execution(Running):
                 f"{self.state.version}; restore EVENTS from a backup"
             )
         check(recorded, self.state.chain)
-        self.now = commit.at
+        self.now, self.todo = commit.at, None
         for fact in commit.events:
             fact.upcast().mutate(self)
         self.committed(recorded)

@@ -214,7 +214,7 @@ class JetStreamJournal(Journal):
         except (TimeoutError, OutcomeUnknown) as error:
             raise Unavailable("the log cannot be read now") from error
         finally:
-            done.cancel()
+            self.wire.forgive(done)
             self.wire.shut(reply)
         what = status(last)
         if what not in ("204", "404"):

@@ -164,9 +164,10 @@ class Running(Deciding):
             raise ToolFailed(f"subagents may be {agent.max_depth} deep; do it yourself")
 
     def _proceed(self) -> None:
-        """Perform every action that needs no world, until one does."""
+        """Perform every action that needs no world, until one does: ``todo``."""
         while True:
-            match next_action.next_action(self.state, self.now):
+            self.todo = next_action.next_action(self.state, self.now)
+            match self.todo:
                 case next_action.Cancel():
                     self.trigger_event(e.Cancelled, reason=self.state.cancel_reason)
                 case next_action.Pause():

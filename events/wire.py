@@ -197,11 +197,18 @@ class Wire:
         return f"{self._inbox}.{token}"
 
     def promise(self) -> "asyncio.Future[Msg]":
-        """Return a future answer; OutcomeUnknown once the connection is lost."""
+        """Return a future answer; OutcomeUnknown once the connection is lost.
+
+        Give it back with ``forgive``.
+        """
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._promises.add(answer)
-        answer.add_done_callback(self._promises.discard)
         return answer
+
+    def forgive(self, answer: "asyncio.Future[Msg]") -> None:
+        """Expect an answer no more."""
+        self._promises.discard(answer)
+        answer.cancel()
 
     def shut(self, reply: str) -> None:
         """Hear no more of a reply subject."""
@@ -240,11 +247,14 @@ class Wire:
 
         A server that cannot be told has lost the subscription with the connection.
         """
-        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-            if self.client.is_connected:
-                async with asyncio.timeout(ANSWER):
-                    await subscription.drain()  # type: ignore[no-untyped-call]
-            else:
+        with contextlib.suppress(nats.errors.Error, OSError):
+            try:
+                if self.connected:
+                    await self.hush(subscription)
+                    await self.client.flush(int(ANSWER))
+                    while subscription.pending_msgs:
+                        await asyncio.sleep(0)  # until its task has passed them on
+            finally:
                 await subscription.unsubscribe()
 
     async def send(
@@ -284,7 +294,7 @@ class Wire:
             message = await answer
         finally:
             timer.cancel()
-            answer.cancel()
+            self.forgive(answer)
             self.shut(reply)
         if status(message) == NO_RESPONDERS:
             raise Nobody(f"nobody answers on {subject}")

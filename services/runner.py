@@ -76,10 +76,14 @@ class Runner:
             keeper.cancel()
 
     async def drain(self, grace: float = 0.0) -> None:
-        """Take nothing new; what is not at a stop after ``grace`` s is given back."""
-        self._draining = True
-        for taker in self._takers:
-            taker.cancel()
+        """Take nothing new; what is not at a stop after ``grace`` s is given back.
+
+        Asked again, a shorter grace counts.
+        """
+        if not self._draining:  # a second cancellation would break a queue's closing
+            self._draining = True
+            for taker in self._takers:
+                taker.cancel()
         try:
             async with asyncio.timeout(grace):
                 await self._holdings.none.wait()

@@ -137,7 +137,8 @@ class Drive:
         if self._holding.signalled:
             self._holding.signalled = False
             self.execution = await self._handler.load(self.execution.key)
-        match next_action(self.execution.state, self._handler.clock()):
+        state, now = self.execution.state, self._handler.clock()
+        match self.execution.todo or next_action(state, now):
             case CallModel():
                 await self._call_model()
             case RunTools(calls):
@@ -228,7 +229,8 @@ class Drive:
 
     async def _record(self, reply: Reply) -> None:
         calls = control.unique(reply.tool_calls)
-        reply = msgspec.structs.replace(reply, tool_calls=calls)
+        if calls is not reply.tool_calls:
+            reply = msgspec.structs.replace(reply, tool_calls=calls)
         results = self._caller.at_once(self.execution.state, calls)
         await self._decide(
             partial(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import nats
 import uvloop
@@ -34,9 +34,11 @@ from services.embedded import EmbeddedServer
 from services.handler import Handler
 from services.process import tune_collector
 from services.runner import Runner
-from services.tools.calls import Tools
 from services.tools.files import ReadFile
 from services.tools.tasks import TodoWrite
+
+if TYPE_CHECKING:
+    from services.tools.calls import Tools
 
 STEPS = 10
 SIZE = 1024

@@ -51,7 +51,11 @@ class Work(Tool[WorkArguments]):
         self.hangs = asyncio.Event()
         self._hang_at = hang_at
 
-    async def run(self, arguments: WorkArguments, context: ToolContext) -> ToolOutput:
+    async def run(
+        self,
+        arguments: WorkArguments,
+        context: ToolContext,  # noqa: ARG002 - what it may use: a workspace, a key
+    ) -> ToolOutput:
         """Do it, unless this runner is to be lost here."""
         if arguments.part == self._hang_at:
             self.hangs.set()

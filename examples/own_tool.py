@@ -39,7 +39,11 @@ class Count(Tool[CountArguments]):
     effect: ClassVar[Effect] = "read"
     arguments = CountArguments
 
-    async def run(self, arguments: CountArguments, context: ToolContext) -> ToolOutput:
+    async def run(
+        self,
+        arguments: CountArguments,
+        context: ToolContext,  # noqa: ARG002 - what it may use: a workspace, a key
+    ) -> ToolOutput:
         """Answer from the table above; ``context.key`` names the call."""
         return ToolOutput(text=f"{STOCK.get(arguments.item, 0)} {arguments.item}")
 

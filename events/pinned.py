@@ -109,7 +109,7 @@ class JetStreamInbox(Inbox):
         self._stirred = asyncio.Event()
         self._problem = ""
         self._asked = 0
-        self._expires = 0.0
+        self._asked_at = 0.0
         self._doubt: Doubt | None = None
 
     @classmethod
@@ -145,7 +145,12 @@ class JetStreamInbox(Inbox):
             raise Unavailable(NO_STREAM) from error
         except (ApiError, OutcomeUnknown) as error:
             raise Unavailable(f"the command was not stored: {error}") from error
-        return int(msgspec.json.decode(answer.data)["seq"])
+        stored = msgspec.json.decode(answer.data)
+        if stored.get("duplicate"):
+            raise Unavailable(
+                "the command was not stored: its Nats-Msg-Id was just used"
+            )
+        return int(stored["seq"])
 
     # ── taking ───────────────────────────────────────────────────────────────
 
@@ -170,7 +175,12 @@ class JetStreamInbox(Inbox):
 
     def holds(self, order: Order) -> bool:
         """Whether this handing out of it still counts."""
-        return self._handed.get(order.position) is order
+        return self._handed.get(order.position) is order and not self._silent
+
+    @property
+    def _silent(self) -> bool:
+        """Nothing was asked for so long that another may be pinned by now."""
+        return asyncio.get_running_loop().time() > self._asked_at + PIN
 
     def _raise_problem(self) -> None:
         if self._wire.closed.is_set():
@@ -206,10 +216,12 @@ class JetStreamInbox(Inbox):
         now = asyncio.get_running_loop().time()
         if not self._wire.connected:
             return  # what waits in a dead connection would be asked for twice
-        if now >= self._expires:
+        if self._pin is not None and self._silent:
+            self._displaced(None)
+        if now >= self._asked_at + PULL:
             self._asked = 0
         wanted = self._room(limit) - self._asked
-        if wanted <= 0 and now < self._expires - PULL / 2:
+        if wanted <= 0 and now < self._asked_at + PULL / 2:
             return
         if self._inbox is None:
             self._inbox = await self._wire.subscribe(None, self._heard)
@@ -222,7 +234,7 @@ class JetStreamInbox(Inbox):
         if self._pin:
             body["id"] = self._pin
         self._asked += max(wanted, 1)
-        self._expires = now + PULL
+        self._asked_at = now
         payload = msgspec.json.encode(body)
         await self._wire.send(NEXT, payload, reply=self._inbox.subject)
 
@@ -236,7 +248,7 @@ class JetStreamInbox(Inbox):
 
     def _reconnected(self) -> None:
         """Ask again; what was sent to the connection that broke comes again."""
-        self._asked, self._expires = 0, 0.0
+        self._asked = 0
         self._doubt = Doubt()
         self._stirred.set()
 
@@ -264,7 +276,7 @@ class JetStreamInbox(Inbox):
         self._handed.clear()
         self._acks.clear()
         if pin is None:
-            self._asked, self._expires = 0, 0.0
+            self._asked = 0
 
     def _store(self, message: "Msg") -> None:
         times, position, _ = delivery(message)
@@ -292,7 +304,7 @@ class JetStreamInbox(Inbox):
     async def done(self, order: Order) -> None:
         """Never hand it out again."""
         position = order.position
-        if not self.holds(order):
+        if self._handed.get(position) is not order:
             return
         self._settling.add(position)
         try:
@@ -305,7 +317,7 @@ class JetStreamInbox(Inbox):
             self._settling.discard(position)
 
     def _forget(self, order: Order) -> None:
-        if self.holds(order):
+        if self._handed.get(order.position) is order:
             del self._handed[order.position], self._acks[order.position]
         if self._doubt is not None:
             self._doubt.heard.discard(order.position)

@@ -252,7 +252,7 @@ class Wire:
                 if self.connected:
                     await self.hush(subscription)
                     await self.client.flush(int(ANSWER))
-                    while subscription.pending_msgs:
+                    while subscription.pending_msgs:  # noqa: ASYNC110 - not ours
                         await asyncio.sleep(0)  # until its task has passed them on
             finally:
                 await subscription.unsubscribe()

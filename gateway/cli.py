@@ -233,9 +233,9 @@ def logs(
       wake logs 0193d5a0-7a5c-7000-8000-0123456789ab --level warning --follow
     """
     with told(as_json=as_json):
-        from gateway import loglines  # noqa: PLC0415 - see run
+        from gateway import lines  # noqa: PLC0415 - see run
 
-        loglines.logs(
+        lines.logs(
             place_of(data, nats),
             execution,
             after=after,

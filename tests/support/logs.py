@@ -15,10 +15,13 @@ from events.wire import ApiError, Wire
 
 
 class Log(ABC):
-    """``brief`` is a lease that may run out within a test, in seconds."""
+    """``brief`` is a lease that may run out within a test, in seconds.
 
-    kind: ClassVar[str]
-    brief: float
+    ``pause`` is how long to wait for something before time is let go on.
+    """
+
+    brief: ClassVar[float]
+    pause: ClassVar[float]
     journal: Journal
 
     @abstractmethod
@@ -34,7 +37,7 @@ class Log(ABC):
         while True:
             if renewed:
                 await renewed.renew()
-            if works := await queue.fetch(1, 0.05):
+            if works := await queue.fetch(1, self.pause):
                 return works[0]
             await self.tick(self.brief / 10)
 
@@ -42,8 +45,8 @@ class Log(ABC):
 class MemoryLog(Log):
     """A journal in memory whose clock is the test's."""
 
-    kind = "memory"
     brief = 30.0
+    pause = 0.001
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -62,8 +65,8 @@ class MemoryLog(Log):
 class JetStreamLog(Log):
     """An empty log on a real server."""
 
-    kind = "jetstream"
     brief = 1.0
+    pause = 0.05
 
     def __init__(self, url: str) -> None:
         self._url = url

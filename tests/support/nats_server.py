@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from services.embedded import find_server
+from services.binary import find_server
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -54,6 +54,8 @@ class NatsServer:
         """Let it hang, connections and all, or go on."""
         assert self._process
         os.kill(self._process.pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+        if frozen:
+            os.waitpid(self._process.pid, os.WUNTRACED)
 
     def blocks(self) -> list[Path]:
         """The files that hold what EVENTS stores."""

@@ -180,7 +180,6 @@ class JetStreamQueue(WorkQueue):
         except Unavailable as error:
             logger.warning("work was not given back: %s", error)
 
-
     async def _last_word(self) -> None:
         """Wait until the consumer can have sent nothing more.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from events.errors import Refused, Unavailable, WakeError
+from events.errors import InvalidInput, Refused, Unavailable, WakeError
 from events.inbox import Inbox
 from events.names import Key, check_id
 from services.requests import Answer
@@ -27,8 +27,9 @@ async def ask(inbox: Inbox, key: Key, verb: str, body: dict[str, Any]) -> Answer
     """Send a command and return its answer; raises Refused, Declined, Unavailable."""
     command = body.setdefault("command_id", f"cli-{secrets.token_hex(8)}")
     check_id(command, "command_id")
+    encoded = _encoded(body)
     async with inbox.answers(key.user, command) as answers:
-        await inbox.publish(key, verb, msgspec.json.encode(body))
+        await inbox.publish(key, verb, encoded)
         try:
             async with asyncio.timeout(ANSWER):
                 raw = await answers.get()
@@ -41,6 +42,13 @@ async def ask(inbox: Inbox, key: Key, verb: str, body: dict[str, Any]) -> Answer
     if not answer.accepted:
         raise _declined(answer)
     return answer
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{error.object!r:.80} is not UTF-8: write it so") from error
 
 
 def _read(raw: bytes) -> Answer:

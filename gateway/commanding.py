@@ -90,6 +90,7 @@ def start(
     with told(as_json=as_json):
         from gateway import sending  # noqa: PLC0415 - imports what it needs
 
+        sending.check_numbers(limits)
         name = execution or sending.fresh_id(key)
         answer = sending.send(place_of(data, nats), user, name, "start", _given(body))
         _print(answer, answer.execution, as_json=as_json)
@@ -265,6 +266,7 @@ def _given(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(workspace: str | None) -> str | None:
+    """Name it as the service must: from its root. What leads nowhere it refuses."""
     from pathlib import Path  # noqa: PLC0415 - see start
 
-    return None if workspace is None else str(Path(workspace).resolve())
+    return None if workspace is None else str(Path(workspace).absolute())

@@ -1,12 +1,13 @@
 """Talking to a running service from the command line."""
 
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 import uvloop
 
-from events.errors import NotFound
+from events.errors import InvalidInput, NotFound
 from events.jetstream import JetStreamJournal
 from events.names import Key, check_id
 from events.pinned import JetStreamInbox
@@ -35,6 +36,14 @@ def send(
 def fresh_id(idempotency_key: str | None) -> str:
     """Name a new execution, or leave that to the idempotency key."""
     return NEW if idempotency_key else new_id(utc_now())
+
+
+def check_numbers(limits: Mapping[str, float | None]) -> None:
+    """Raise InvalidInput for what JSON cannot say: it would pass for no limit."""
+    for name, value in limits.items():
+        if value is not None and not math.isfinite(value):
+            flag = name.replace("_", "-")
+            raise InvalidInput(f"--{flag} {value}: write a number, or leave it out")
 
 
 def as_value(text: str) -> Any:

@@ -63,6 +63,7 @@ class Lifecycle:
         self._waiting: dict[Key, deque[Order]] = defaultdict(deque)
         self._handled = Handled()
         self._in_hand = 0
+        self._taking: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._freed = asyncio.Event()
 
@@ -70,15 +71,20 @@ class Lifecycle:
         """Handle commands until ``stop``; what was taken is seen to its end."""
         try:
             async with asyncio.TaskGroup() as group:
-                while not self._stopping.is_set():
-                    for order in await self._take():
-                        self._dispatch(order, group)
+                self._taking = group.create_task(self._take_all(group))
         finally:
             await self._inbox.close()
 
     async def stop(self) -> None:
         """Take no more; ``run`` ends when what was taken is done."""
         self._stopping.set()
+        if self._taking is not None:
+            self._taking.cancel()  # what it was given is dispatched in the same step
+
+    async def _take_all(self, group: asyncio.TaskGroup) -> None:
+        while not self._stopping.is_set():
+            for order in await self._take():
+                self._dispatch(order, group)
 
     async def _take(self) -> list[Order]:
         try:
@@ -159,6 +165,8 @@ class Lifecycle:
     def _log(self, order: Order, answer: requests.Answer) -> None:
         """Tell it in the execution's log; that of a refused start has nobody."""
         done = "accepted" if answer.accepted else "refused"
+        if answer.accepted:
+            logger.info("%s accepted: %s", order.verb, answer.status)
         self._tell(
             Key(order.key.user, answer.execution),
             "info" if answer.accepted else "warning",

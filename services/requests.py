@@ -119,17 +119,16 @@ def parse(verb: str, body: bytes) -> Any:
 
 
 def _check_depth(what: str, value: Any) -> None:
-    level = [value]
+    level = list(_nested([value]))
     for _ in range(DEEPEST):
-        level = [inner for outer in level for inner in _inner(outer)]
+        level = [inner for outer in level for inner in _nested(outer)]
     if level:
         raise InvalidInput(f"{what} has more than {DEEPEST} levels")
 
 
-def _inner(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+def _nested(outer: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    values = outer.values() if isinstance(outer, dict) else outer
+    return (value for value in values if isinstance(value, dict | list))
 
 
 def command_id(body: bytes, position: int) -> str:

@@ -177,6 +177,7 @@ class Runner:
         drive = Drive(self._means, self._handler, execution, holding)
         execution = await drive.run(lambda: self._draining)
         state = execution.state
+        logger.info("attempt %d: %s", state.attempt, state.status)
         note({"wake.status": state.status})
         said = f"after {state.steps} steps"
         tell(holding.key, "info", f"execution.{state.status}", said, steps=state.steps)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from events.messages import AssistantMessage, Reply, Request, ToolCall, Usage
+from services.agents.model import ignore
 
 Answer = Reply | Exception | Callable[[], Awaitable[Reply]]
 
@@ -57,7 +58,9 @@ class FakeModel:
         self.requests: list[Request] = []
         self.at_once = self.most_at_once = 0
 
-    async def reply(self, request: Request, on_text: Callable[[str], None]) -> Reply:
+    async def reply(
+        self, request: Request, on_text: Callable[[str], None] = ignore
+    ) -> Reply:
         """Answer as the script says."""
         step = 1 + sum(isinstance(m, AssistantMessage) for m in request.messages)
         self.asked[step] += 1

@@ -1,7 +1,7 @@
 """Runners at work on executions, and waiting for what comes of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,7 @@ async def runner(
         await running
 
 
-async def commits(journal: Journal, key: Key = KEY) -> AsyncIterator[Recorded]:
+async def commits(journal: Journal, key: Key = KEY) -> AsyncGenerator[Recorded]:
     """Every commit of an execution, live."""
     async with aclosing(journal.follow(key=key)) as runs:
         async for run in runs:

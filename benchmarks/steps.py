@@ -209,7 +209,7 @@ def cases(*, quick: bool) -> list[Case]:
 async def main() -> None:
     """Measure every row, the middle of three runs each."""
     asked = options(__doc__ or "")
-    rounds = 1 if asked.quick else 3
+    rounds = 3 if asked.quick else 5
     figures = [
         middle([await measure(case) for _ in range(rounds)])
         for case in cases(quick=asked.quick)

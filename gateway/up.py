@@ -8,6 +8,7 @@ back; a second one gives back at once.
 import asyncio
 import signal
 from collections.abc import (
+    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -15,7 +16,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from events.errors import InvalidInput, Unavailable
+from events.errors import InvalidInput, Unavailable, WakeError
 from events.jetstream import JetStreamJournal
 from events.logstream import JetStreamLogbook
 from events.names import Key
@@ -49,6 +50,9 @@ from services.tools.toolbox import TOOLS
 
 HURRY = 1.0
 """Seconds to give back what is in hand, when told for the second time to end."""
+
+LATE = 0.5
+"""Seconds in which a server's end is known after its connections broke."""
 
 Name = Literal["lifecycle", "runner"]
 ALL: tuple[Name, ...] = ("lifecycle", "runner")
@@ -120,7 +124,8 @@ class Services:
         with self._signals():
             async with self._stack:
                 server, login = await self._server(folder)
-                await self._serve(server, login)
+                async with _explained(server):
+                    await self._serve(server, login)
 
     async def _server(
         self, folder: DataFolder | None
@@ -255,6 +260,19 @@ async def _finished(
         left = {task for task in left if not task.done()}
     if left:
         await asyncio.wait(left, timeout=HURRY)
+
+
+@asynccontextmanager
+async def _explained(server: EmbeddedServer | None) -> AsyncIterator[None]:
+    """Let the end of our server explain what failed by it: its clients see it first."""
+    try:
+        yield
+    except (WakeError, ExceptionGroup):
+        if server is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LATE):
+                    await server.watch()
+        raise
 
 
 async def _watched(wire: Wire, run: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -1,11 +1,13 @@
 """``wake up`` and the commands that talk to it, as the processes that users start."""
 
+import asyncio
 import json
 import os
 import signal
 import stat
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,11 @@ import pytest
 import waking
 from nats_server import NatsServer
 from waking import Ended, facts, wake
+
+from events.jetstream import JetStreamJournal
+from events.names import Key
+from events.wire import Wire
+from gateway import address
 
 if TYPE_CHECKING:
     import subprocess
@@ -22,6 +29,7 @@ list_dir {"path": "."}
 say All is done.
 """
 SLOW = "scripted?delay_ms=150"
+NEVER = "scripted?delay_ms=60000"
 LONG = "script:\n" + 'list_dir {"path": "."}\n' * 12 + "say All is done.\n"
 
 
@@ -275,3 +283,72 @@ def test_services_apart_on_a_server_of_their_own(tmp_path: Path) -> None:
         server.stop()
     assert codes == [0, 0]
     assert not (tmp_path / ".wake").exists() or not list(tmp_path.glob(".wake/*.json"))
+
+
+def test_a_second_signal_hurries(tmp_path: Path) -> None:
+    """The first waits for what is in hand; the second has it given back at once."""
+    config = tmp_path / "patient.toml"
+    config.write_text("[runner]\ndrain = 3600.0\n")
+    with up(tmp_path, config=config) as process:
+        execution = started(tmp_path, PLAIN, "--model", NEVER)
+        follower = waking.start(tmp_path, "events", execution, "--follow", "--json")
+        waking.until(follower, "started.v1")
+        process.send_signal(signal.SIGTERM)
+        ended = stopped(process, signal.SIGINT)
+        follower.kill()
+        follower.communicate()
+    assert ended.code == 0, ended.err
+    with up(tmp_path):
+        follower = waking.start(tmp_path, "events", execution, "--follow", "--json")
+        waking.until(follower, '"attempt":2')
+        follower.kill()
+        follower.communicate()
+
+
+def test_no_command_is_lost_with_the_service(tmp_path: Path) -> None:
+    """Ended while hundreds come in: each start that was stored is done once."""
+    count = 300
+    with up(tmp_path) as process:
+        asyncio.run(flood(tmp_path, count))
+        ended = stopped(process, signal.SIGTERM)
+    assert ended.code == 0, ended.err
+    with up(tmp_path):
+        stories = asyncio.run(all_ended(tmp_path, count))
+    assert len(stories) == count
+    for kinds in stories.values():
+        assert kinds.count("Created") == kinds.count("Completed") == 1
+
+
+async def connected(cwd: Path) -> Wire:
+    """Connect as other programs on this machine do."""
+    login = address.read(cwd / ".wake")
+    assert login is not None
+    return await Wire.connect(login.url, user=login.user, password=login.password)
+
+
+async def flood(cwd: Path, count: int) -> None:
+    """Send starts without waiting for anything but that they are stored."""
+    wire = await connected(cwd)
+    for n in range(count):
+        body = {"agent_type": "explorer", "input": "script:\nsay Done.\n"}
+        await wire.send(f"commands.ada.run-{n}.start", json.dumps(body).encode())
+    while True:
+        info = json.loads(await wire.api("STREAM.INFO.COMMANDS"))
+        if info["state"]["messages"] == count:
+            break
+    await wire.close()
+
+
+async def all_ended(cwd: Path, count: int) -> dict[Key, list[str]]:
+    """Wait for the end of so many; returns what happened in each."""
+    wire = await connected(cwd)
+    stories: defaultdict[Key, list[str]] = defaultdict(list)
+    async with aclosing(JetStreamJournal(wire).follow()) as runs:
+        async for run in runs:
+            for recorded in run:
+                facts = [type(fact).__name__ for fact in recorded.commit.events]
+                stories[recorded.key] += facts
+            if sum("Completed" in story for story in stories.values()) == count:
+                break
+    await wire.close()
+    return stories

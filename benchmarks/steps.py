@@ -197,7 +197,7 @@ async def measure(case: Case) -> Figure:
 
 def cases(*, quick: bool) -> list[Case]:
     """Return the rows: the one-commit steps first, then those with a tool."""
-    alone, many = (100, 1_000) if quick else (300, 4_000)
+    alone, many = (100, 800) if quick else (300, 4_000)
     return [
         Case(kind, concurrency, sync, alone if concurrency == 1 else many)
         for kind in ("steps", "tool steps")
@@ -206,12 +206,18 @@ def cases(*, quick: bool) -> list[Case]:
     ]
 
 
+def rounds(case: Case, *, quick: bool) -> int:
+    """How often a case is run; the one in the middle is shown."""
+    if not quick:
+        return 5
+    return 3 if case.kind == "steps" else 1
+
+
 async def main() -> None:
-    """Measure every row, the middle of three runs each."""
+    """Measure every row."""
     asked = options(__doc__ or "")
-    rounds = 3 if asked.quick else 5
     figures = [
-        middle([await measure(case) for _ in range(rounds)])
+        middle([await measure(case) for _ in range(rounds(case, quick=asked.quick))])
         for case in cases(quick=asked.quick)
     ]
     show("durable steps of one runner", figures, as_json=asked.json)

@@ -308,11 +308,13 @@ def test_a_second_signal_hurries(tmp_path: Path) -> None:
 def test_no_command_is_lost_with_the_service(tmp_path: Path) -> None:
     """Ended while hundreds come in: each start that was stored is done once."""
     count = 300
-    with up(tmp_path) as process:
+    config = tmp_path / "quiet.toml"  # nobody reads what it logs meanwhile
+    config.write_text('logs.level = "error"\n')
+    with up(tmp_path, config=config) as process:
         asyncio.run(flood(tmp_path, count))
         ended = stopped(process, signal.SIGTERM)
     assert ended.code == 0, ended.err
-    with up(tmp_path):
+    with up(tmp_path, config=config):
         stories = asyncio.run(all_ended(tmp_path, count))
     assert len(stories) == count
     for kinds in stories.values():

@@ -11,13 +11,12 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Callable
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import chain, repeat
 from typing import Any
 
 import msgspec
 
 from events.catalog import Created
-from events.commands import AnyCommand
 from events.errors import InvalidInput, Retryable, Unavailable, WakeError
 from events.execution import Execution
 from events.inbox import Inbox, Order
@@ -198,23 +197,10 @@ class Lifecycle:
             if isinstance(request, requests.Start):
                 execution = await self._start(key, request, command)
             else:
-                decide = partial(self._decide_once, request)
                 execution = await self._handler.handle(
-                    key, decide, cause=command, by=f"user:{key.user}"
+                    key, request.decide, cause=command, by=f"user:{key.user}"
                 )
         return requests.acceptance(command, execution)
-
-    def _decide_once(self, request: AnyCommand, execution: Execution) -> None:
-        """Let it change nothing if one that waits behind it was applied before.
-
-        Then so was this one, though it left no trace: none is handled before those
-        that are older are settled, and what is forgotten of that is the newest.
-        """
-        applied = execution.state.applied
-        behind = islice(self._waiting.get(execution.key, ()), 1, None)
-        ids = (requests.command_id(order.body, order.position) for order in behind)
-        if not applied or applied.isdisjoint(ids):
-            request.decide(execution)
 
     async def _start(self, key: Key, start: requests.Start, cause: str) -> Execution:
         try:

@@ -153,8 +153,9 @@ async def test_across_a_restart_of_the_server_nothing_is_missing_or_repeated(
     assert got == written
 
 
+@pytest.mark.parametrize("how", ["stop", "kill"])
 async def test_what_arrived_and_was_not_read_is_not_repeated_after_a_restart(
-    own_log: JetStreamLog, own_server: NatsServer
+    own_log: JetStreamLog, own_server: NatsServer, how: str
 ) -> None:
     """A slow reader holds commits in memory when its consumer is lost."""
     journal = own_log.journal
@@ -163,7 +164,7 @@ async def test_what_arrived_and_was_not_read_is_not_repeated_after_a_restart(
         got = list(await anext(runs))
         written += await write(journal, KEY, ["log"] * 30, previous=written[-1])
         await journal.wire.client.flush()  # all of them have arrived by now
-        own_server.kill()
+        getattr(own_server, how)()
         own_server.start()
         await back(journal)
         written += await write(journal, KEY, ["log"], previous=written[-1])

@@ -1,6 +1,8 @@
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from clerks import (
     clerk,
     fail,
 )
-from inboxes import JetStreamBox
+from inboxes import JetStreamBox, timed
 from logs import JetStreamLog, Log
 from nats_server import NatsServer
 
 from events.catalog import Created
+from events.errors import Unavailable
 from events.execution import Execution
 from events.faulty import FaultyJournal, Plan
 from events.inbox import MemoryInbox, Order
@@ -360,20 +363,75 @@ async def test_two_services_race_for_the_same_commands(log: Log) -> None:
 
 
 async def test_a_service_goes_on_where_another_was_lost() -> None:
-    """The second has no memory of the first: what changed nothing changes nothing."""
+    """The second has no memory of the first: the history alone tells it enough."""
     inbox, journal = Forgetful(), MemoryJournal()
-    verbs = ("start", "pause", "pause", "resume", "resume", "pause", "resume")
+    verbs = ("start", "pause", "resume", "cancel")
     async with clerk(inbox, journal) as to:
-        await to.start()
-        for verb in verbs[1:]:
-            assert (await to.ask(verb)).accepted
+        said = [await to.start()] + [await to.ask(verb) for verb in verbs[1:]]
         story = await to.story()
     inbox.forget()
     async with clerk(inbox, journal) as to:
         again = [await to.hear() for _ in verbs]
+        assert [a.command_id for a in again] == [a.command_id for a in said]
         assert all(answer.accepted for answer in again)
         assert await to.story() == story
-        assert (await to.ask("pause", command_id="new")).status == "paused"
+
+
+async def test_a_killed_server_lets_nothing_take_effect_twice(
+    own_log: JetStreamLog, own_server: NatsServer
+) -> None:
+    """It forgets what was settled last; what changed nothing then changes nothing."""
+    keys = [Key("ada", f"run-{n}") for n in range(8)]
+    with timed(lease=0.5, pin=0.5):
+        async with (
+            JetStreamBox.empty(own_server.url) as box,
+            clerk(
+                await box.client(),
+                await own_log.again(),
+                to_inbox=box.inbox,
+                to_journal=own_log.journal,
+            ) as to,
+        ):
+            for key in keys:
+                await published(to, "start", key, **START)
+            for n in range(30):
+                for key in keys:
+                    verb = ("pause", "pause", "resume")[n % 3]
+                    await published(to, verb, key)
+                if n % 10 == 9:
+                    own_server.kill()
+                    own_server.start()
+            last = [await published(to, "cancel", key) for key in keys]
+            while last:
+                command = (await to.hear()).command_id
+                last = [one for one in last if one != command]
+            stories = [await to.story(key) for key in keys]
+    rounds = ["Paused", "Resumed"] * 10
+    assert stories == [["Created", *rounds, "Cancelled"]] * len(keys)
+
+
+async def published(to: Clerk, verb: str, key: Key, **body: Any) -> str:
+    """Send a command until the server took it; under one id, so that once is enough."""
+    command = f"{verb}-{next(NUMBERS)}"
+    while True:
+        with suppress(Unavailable):
+            return await to.send(verb, key, command_id=command, **body)
+        await asyncio.sleep(0.02)
+
+
+NUMBERS = count()
+
+
+async def test_a_command_is_not_mistaken_for_one_that_is_sent_again_behind_it() -> None:
+    """An old id that comes twice does not take the effect of what is new."""
+    inbox = MemoryInbox()
+    async with clerk(inbox) as to:
+        await to.start()
+        await to.ask("pause", command_id="old")
+        await to.send("resume", command_id="new")
+        await to.send("pause", command_id="old")
+        assert [(await to.hear()).status for _ in range(2)] == ["pending", "pending"]
+        assert await to.story() == ["Created", "Paused", "Resumed"]
 
 
 # ── many, and odd ────────────────────────────────────────────────────────────

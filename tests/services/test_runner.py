@@ -29,7 +29,7 @@ from events.messages import ToolCall, ToolMessage
 from events.names import MAX_COMMIT, Key
 from events.spec import Chunking, Limits
 from services.agents.loop import MODEL_TRIES, Means
-from services.tools.base import ToolContext
+from services.tools.base import ToolContext, ToolOutput
 
 WORKERS = 16
 
@@ -342,22 +342,24 @@ async def test_a_reply_that_is_too_large_fails_the_execution(
 
 
 async def test_a_result_that_is_too_large_fails_the_execution(
-    memory_log: MemoryLog, with_model: Callable[..., Means], world: World
+    log: Log, with_model: Callable[..., Means], world: World
 ) -> None:
-    """Its reply stays recorded; an irreversible call is noted as in doubt."""
+    """Its reply stays recorded; the irreversible call is noted as in doubt."""
 
-    async def large(_: ToolContext) -> str:
-        return "x"
+    async def large(_: ToolContext) -> ToolOutput:
+        return ToolOutput(text="x", notes={"large": "x" * MAX_COMMIT})
 
     world.behave = {"large": large}
-    work = with_model(
-        wants(use("launch", "large", id="y" * (MAX_COMMIT - 700))), says()
-    )
-    await start(memory_log.journal)
-    async with runner(memory_log.journal, work):
-        state = await finished(memory_log.journal)
+    await start(log.journal)
+    async with runner(log.journal, with_model(wants(use("launch", "large")), says())):
+        state = await finished(log.journal)
     assert state.failure is not None
     assert state.failure.error == "too_large"
+    assert (await story(log.journal))[2:] == [
+        ["ModelResponded", "ToolStarted"],
+        ["ToolInDoubt", "Failed"],
+    ]
+    assert world.count("launch") == 1
 
 
 async def test_a_workspace_that_is_missing_fails_the_execution(

@@ -559,6 +559,8 @@ async def test_a_history_that_is_damaged_stops_itself_only(
     log = jetstream_log
     wire = log.journal.wire
     await start(log.journal)
+    recover = partial(Execution.recover, attempt=0, reason="so that it is loaded")
+    await Handler(log.journal, "tester").handle(KEY, recover)
     await wire.request(f"events.{KEY.user}.{KEY.execution}.log", b"\x00 not a commit")
     other = Key("ada", "other")
     await start(log.journal, other)

@@ -55,6 +55,8 @@ class _Recorded(Tool[What]):
         self._world.ran.append((self.name, arguments.what, context.key))
         behave = self._world.behave.get(arguments.what)
         told = await behave(context) if behave else None
+        if isinstance(told, ToolOutput):
+            return told
         return ToolOutput(text=told if isinstance(told, str) else arguments.what)
 
 

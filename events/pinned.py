@@ -220,8 +220,10 @@ class JetStreamInbox(Inbox):
             self._displaced(None)
         if now >= self._asked_at + PULL:
             self._asked = 0
-        wanted = self._room(limit) - self._asked
-        if wanted <= 0 and now < self._asked_at + PULL / 2:
+        room = self._room(limit)
+        wanted = room - self._asked
+        enough = wanted <= 0 or self._asked > room // 2
+        if enough and now < self._asked_at + PULL / 2:
             return
         if self._inbox is None:
             self._inbox = await self._wire.subscribe(None, self._heard)

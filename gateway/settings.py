@@ -232,7 +232,7 @@ class Workspaces(msgspec.Struct, frozen=True, kw_only=True):
         tuple[Path, ...],
         Meta(
             description="Directories that a command may name as workspace, they and "
-            "all below; those below `workspaces.root` it always may."
+            "all below; the user's own below `workspaces.root` it always may."
         ),
     ] = ()
 

@@ -91,7 +91,7 @@ class Means:
         """Open the execution's directory; raises InvalidInput if there is none."""
         named = execution.state.workspace
         if named is not None:
-            return Workspace(Path(named), closed=self.closed)
+            return self._named(Path(named))
         own = self.workspaces / execution.key.user / execution.key.execution
         try:
             own.mkdir(parents=True, exist_ok=True)
@@ -102,6 +102,14 @@ class Means:
                 f"{self.workspaces} a directory that the runner may write"
             ) from error
         return Workspace(own, closed=self.closed)
+
+    def _named(self, path: Path) -> Workspace:
+        """Open the directory that was allowed, not what took its place since."""
+        workspace = Workspace(path, closed=self.closed)
+        if workspace.root == path:
+            return workspace
+        workspace.close()
+        raise InvalidInput(f"the workspace {path} is a link now: it leads elsewhere")
 
 
 class Drive:

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-from events.errors import ToolFailed
+from events.errors import InvalidInput, ToolFailed
+from events.execution import Execution
+from events.names import Key
+from services.agents.loop import Means
+from services.agents.open import open_model
 from services.tools.base import ToolContext
 from services.tools.sandbox import Sandbox, find_sandbox
 from services.tools.toolbox import all_tools
@@ -88,3 +92,14 @@ def test_a_workspace_below_the_data_folder_is_open(place: Path) -> None:
         workspace.write("notes.txt", b"mine")
     assert asyncio.run(run(place, "list_dir", "{}"))
     assert (own / "notes.txt").read_bytes() == b"mine"
+
+
+async def test_a_workspace_that_became_a_link_is_not_followed(tmp_path: Path) -> None:
+    """What was allowed when it was asked for may lead elsewhere by now."""
+    named = tmp_path / "named"
+    named.symlink_to("/etc")
+    execution = Execution(Key("ada", "run-1"))
+    execution.state.workspace = str(named)
+    means = Means(open_model=open_model, tools={}, workspaces=tmp_path)
+    with pytest.raises(InvalidInput, match="is a link now"):
+        means.workspace(execution)

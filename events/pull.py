@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -234,11 +235,12 @@ class Source(NamedTuple, Generic[T]):
     subjects: Sequence[str]
     decode: Callable[["Msg"], T]
 
-    def consumer(self, after: int) -> dict[str, Any]:
+    def consumer(self, after: int, name: str = "") -> dict[str, Any]:
         """Ask for a consumer beyond a position, to be thrown away."""
         return {
             "stream_name": self.stream,
             "config": {
+                **({"name": name} if name else {}),
                 "deliver_policy": "by_start_sequence",
                 "opt_start_seq": after + 1,
                 "ack_policy": "none",
@@ -319,15 +321,16 @@ class Feed(Generic[T]):
         # What is here and was not passed on comes again from the new consumer.
         self._arrived.clear()
         self._expected, self._asked, self._broken = 1, 0, False
+        # Named by us: who is cancelled before the answer can still delete it.
+        self._consumer = f"feed-{secrets.token_hex(8)}"
         for pause in _pauses():
             if self._wire.closed.is_set():
                 raise Unavailable("nats-server closed the connection for good")
             try:
-                answer = await self._wire.api(
-                    f"CONSUMER.CREATE.{self._source.stream}",
-                    self._source.consumer(self._after),
+                await self._wire.api(
+                    f"CONSUMER.CREATE.{self._source.stream}.{self._consumer}",
+                    self._source.consumer(self._after, self._consumer),
                 )
-                self._consumer = msgspec.json.decode(answer)["name"]
                 self._inbox = await self._wire.subscribe(None, self._take)
                 break
             except (OutcomeUnknown, ApiError):
@@ -368,13 +371,14 @@ class Feed(Generic[T]):
 
     async def _drop(self) -> None:
         """Hear no more; if the server misses the delete, it forgets by itself."""
-        if self._inbox is None:
-            return
         inbox, self._inbox = self._inbox, None
+        consumer, self._consumer = self._consumer, ""
         with contextlib.suppress(OutcomeUnknown):
-            await self._wire.unsubscribe(inbox)
-            gone = f"$JS.API.CONSUMER.DELETE.{self._source.stream}.{self._consumer}"
-            await self._wire.send(gone, b"")
+            if inbox is not None:
+                await self._wire.unsubscribe(inbox)
+            if consumer:
+                gone = f"$JS.API.CONSUMER.DELETE.{self._source.stream}.{consumer}"
+                await self._wire.send(gone, b"")
 
 
 def pending(message: "Msg", unknown: int) -> int:

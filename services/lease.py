@@ -8,7 +8,6 @@ renewal too; only the expected position of an append is the truth).
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,6 +22,11 @@ Stop = Literal["ended", "lost", "released"]
 """Why work is stopped: the execution ended, the lease ran out, the runner drains."""
 
 
+def now() -> float:
+    """Return the event loop's time in seconds: monotonic, and a simulation's own."""
+    return asyncio.get_running_loop().time()
+
+
 @dataclass(eq=False)
 class Holding:
     """One execution that this runner works on."""
@@ -30,7 +34,7 @@ class Holding:
     work: Work
     task: "asyncio.Task[None]"
     lease: float
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=now)
     stopped: Stop | None = None
     signalled: bool = False
 
@@ -50,7 +54,7 @@ class Holding:
 
         Takes a ninth of the lease at most, so that it never hides its end.
         """
-        asked = time.monotonic()
+        asked = now()
         if asked - self.since >= self.lease:
             logger.warning("%s: the lease ran out, dropping it", self.key)
             self.stop("lost")

@@ -21,7 +21,7 @@ from typing import Literal
 
 from events.commit import Recorded
 from events.errors import OutcomeUnknown
-from events.journal import Journal, WorkQueue
+from events.journal import Journal, WorkHeard, WorkQueue
 from events.names import ROUTES, Key, Route
 from events.spec import Lane
 
@@ -165,3 +165,9 @@ class FaultyJournal(Journal):
     ) -> AbstractAsyncContextManager[None]:
         """Hear ``inner``."""
         return self.inner.hear(heard)
+
+    def hear_work(
+        self, lanes: Sequence[Lane], heard: WorkHeard
+    ) -> AbstractAsyncContextManager[None]:
+        """Hear ``inner``."""
+        return self.inner.hear_work(lanes, heard)

@@ -7,7 +7,7 @@ flight at once: a wildcard costs ten times as much (``docs/adr/0002``).
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +15,7 @@ import msgspec
 
 from events.commit import Recorded, unseal
 from events.errors import OutcomeUnknown, ServerUnsuitable, TooLarge, Unavailable
-from events.journal import Journal, WrongPosition
+from events.journal import Journal, WorkHeard, WrongPosition
 from events.names import (
     EVENTS,
     EVENTS_ALL,
@@ -30,12 +30,20 @@ from events.names import (
     Key,
     Route,
     commit_subject,
+    feed_filter,
     history_filter,
     lane_consumer,
     lane_filter,
     split_subject,
 )
-from events.pull import Feed, JetStreamQueue, Source, commits, heard_from
+from events.pull import (
+    Feed,
+    JetStreamQueue,
+    Source,
+    commits,
+    heard_from,
+    work_heard_from,
+)
 from events.spec import Lane
 from events.wire import ANSWER, ApiError, Nobody, Wire, raise_problem, status
 
@@ -276,13 +284,25 @@ class JetStreamJournal(Journal):
             raise Unavailable(f"cannot open the lane {lane}: {error}") from error
         return JetStreamQueue(self.wire, name, lease)
 
-    @asynccontextmanager
-    async def hear(self, heard: Callable[[Recorded], None]) -> AsyncIterator[None]:
+    def hear(
+        self, heard: Callable[[Recorded], None]
+    ) -> AbstractAsyncContextManager[None]:
         """Call ``heard`` with each signal and each end as it is appended."""
-        subscriptions = [
-            await self.wire.subscribe(subject, partial(heard_from, heard=heard))
-            for subject in (FEED_SIGNALS, FEED_FINISHED)
-        ]
+        take = partial(heard_from, heard=heard)
+        return self._listening((FEED_SIGNALS, FEED_FINISHED), take)
+
+    def hear_work(
+        self, lanes: Sequence[Lane], heard: WorkHeard
+    ) -> AbstractAsyncContextManager[None]:
+        """Call ``heard`` with each work of some lanes as it is appended."""
+        take = partial(work_heard_from, heard=heard)
+        return self._listening([feed_filter(lane) for lane in lanes], take)
+
+    @asynccontextmanager
+    async def _listening(
+        self, subjects: Sequence[str], take: "Callable[[Msg], None]"
+    ) -> AsyncIterator[None]:
+        subscriptions = [await self.wire.subscribe(s, take) for s in subjects]
         try:
             yield
         finally:

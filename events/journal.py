@@ -43,6 +43,8 @@ class Work(ABC):
 
     recorded: Recorded
     deliveries: int
+    behind: int
+    """How much there was in its lane that nobody had been given yet."""
 
     @abstractmethod
     async def renew(self) -> None:
@@ -198,6 +200,16 @@ class Journal(ABC):
         self, heard: Callable[[Recorded], None]
     ) -> AbstractAsyncContextManager[None]:
         """Call ``heard`` with each signal and each end, as appended; best effort."""
+
+    @abstractmethod
+    def hear_work(
+        self, lanes: Sequence[Lane], heard: "WorkHeard"
+    ) -> AbstractAsyncContextManager[None]:
+        """Call ``heard`` with each work of some lanes, as appended; best effort."""
+
+
+WorkHeard = Callable[[Lane, str, int], None]
+"""Takes the lane, the user and the position of a new work."""
 
 
 def _check_size(new: Recorded) -> None:

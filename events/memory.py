@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from events.commit import Recorded, unseal
-from events.journal import Journal, Work, WorkQueue, WrongPosition
+from events.journal import Journal, Work, WorkHeard, WorkQueue, WrongPosition
 from events.names import LANES, ROUTES, Key, Route
 from events.spec import Lane
 
@@ -28,6 +28,7 @@ class MemoryJournal(Journal):
         self._histories: dict[Key, list[Recorded]] = defaultdict(list)
         self._grown = asyncio.Condition()
         self._listeners: list[Callable[[Recorded], None]] = []
+        self._work_listeners: list[tuple[Sequence[Lane], WorkHeard]] = []
         self._leases: dict[tuple[Lane, Key | None], _Leases] = {}
 
     async def _publish(self, new: Recorded, after: int) -> int:
@@ -42,6 +43,10 @@ class MemoryJournal(Journal):
         if stored.route in ("signal", "finished"):
             for heard in list(self._listeners):
                 heard(stored)
+        for lanes, work_heard in list(self._work_listeners):
+            for lane in lanes:
+                if lane == stored.route:
+                    work_heard(lane, stored.key.user, stored.position)
         return stored.position
 
     async def touch(self) -> None:
@@ -104,6 +109,18 @@ class MemoryJournal(Journal):
             yield
         finally:
             self._listeners.remove(heard)
+
+    @asynccontextmanager
+    async def hear_work(
+        self, lanes: Sequence[Lane], heard: WorkHeard
+    ) -> AsyncIterator[None]:
+        """Call ``heard`` with each work of some lanes as it is appended."""
+        listener = (lanes, heard)
+        self._work_listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._work_listeners.remove(listener)
 
     def lane(self, lane: Lane, key: Key | None, after: int) -> list[Recorded]:
         """Return the work of a lane beyond a position."""
@@ -172,11 +189,12 @@ class MemoryWorkQueue(WorkQueue):
         return [lease for lease in leases.open.values() if lease.due <= now]
 
     def _take(self, limit: int) -> list[Work]:
-        due = self._due()[:limit]
+        all_due = self._due()
+        due, behind = all_due[:limit], max(0, len(all_due) - limit)
         for lease in due:
             lease.due = self.journal.clock() + self.lease
             lease.deliveries += 1
-        return [MemoryWork(self, lease) for lease in due]
+        return [MemoryWork(self, lease, behind) for lease in due]
 
     async def close(self) -> None:
         """Nothing arrives unasked here."""
@@ -185,8 +203,9 @@ class MemoryWorkQueue(WorkQueue):
 class MemoryWork(Work):
     """One leased work; like JetStream, it believes whoever speaks for it."""
 
-    def __init__(self, queue: MemoryWorkQueue, lease: _Lease) -> None:
+    def __init__(self, queue: MemoryWorkQueue, lease: _Lease, behind: int) -> None:
         self.recorded, self.deliveries = lease.recorded, lease.deliveries
+        self.behind = behind
         self._queue, self._lease = queue, lease
 
     async def renew(self) -> None:

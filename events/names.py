@@ -28,6 +28,8 @@ COMMANDS_ALL = "commands.*.*.*"  # <user>.<execution>.<verb>: who asks is who ma
 GATEWAY_ALL = "gateway.*.*.*"  # the same, where the gateway vouches for who asks
 FEED_FINISHED = "feed.*.*.finished"  # likewise: a kill ends what it holds
 LOGS_ALL = "logs.*.*.*"  # <user>.<execution>.<level>
+RUNNERS_ALL = "runners.*"  # <runner>: what each holds, not stored
+DEPARTED_ALL = "$SYS.ACCOUNT.*.DISCONNECT"  # who is gone, told to the system account
 
 # ── headers ──────────────────────────────────────────────────────────────────
 EXPECTED_POSITION = "Nats-Expected-Last-Subject-Sequence"  # optimistic concurrency
@@ -100,6 +102,16 @@ def lane_consumer(lane: Lane, key: Key | None = None) -> str:
     if key is None:
         return f"runners-{lane}"
     return f"runner-{lane}-{key.user}={key.execution}"  # ids have no =: never ambiguous
+
+
+def runner_subject(runner: str) -> str:
+    """Where a runner says what it holds."""
+    return f"runners.{runner}"
+
+
+def feed_filter(lane: Lane) -> str:
+    """New work of a lane, republished after it was stored."""
+    return f"feed.*.*.{lane}"
 
 
 def command_subject(door: str, key: Key, verb: str) -> str:

@@ -20,10 +20,11 @@ import msgspec
 
 from events.commit import Recorded, unseal
 from events.errors import OutcomeUnknown, Unavailable, WakeError
-from events.journal import Work, WorkQueue
+from events.journal import Work, WorkHeard, WorkQueue
 from events.names import (
     EVENTS,
     EVENTS_ALL,
+    LANES,
     ROUTES,
     TRACE,
     Key,
@@ -63,6 +64,12 @@ def delivery(message: "Msg") -> tuple[int, int, int]:
     first = 4 if len(tokens) < 11 else 6  # noqa: PLR2004 - the two forms' lengths
     times, position, number = map(int, tokens[first : first + 3])
     return times, position, number
+
+
+def behind(message: "Msg") -> int:
+    """Return how many messages the consumer had still to deliver (NATS ADR-15)."""
+    tokens = message.reply.split(".")
+    return int(tokens[8 if len(tokens) < 11 else 10])  # noqa: PLR2004 - see above
 
 
 def recorded_from(message: "Msg") -> Recorded:
@@ -197,6 +204,7 @@ class JetStreamWork(Work):
     def __init__(self, wire: Wire, message: "Msg") -> None:
         self.recorded = recorded_from(message)
         self.deliveries = delivery(message)[0]
+        self.behind = behind(message)
         self.arrived = asyncio.get_running_loop().time()
         self._wire, self._ack = wire, message.reply
 
@@ -391,6 +399,13 @@ def _pauses() -> "itertools.chain[float]":
 
 
 Heard = Callable[[Recorded], None]
+
+
+def work_heard_from(message: "Msg", heard: WorkHeard) -> None:
+    """Pass on whose work was republished, and where it stands."""
+    key, route = split_subject(message.subject)
+    if route in LANES:  # always: it is what was subscribed
+        heard(route, key.user, int((message.headers or {}).get("Nats-Sequence", 0)))
 
 
 def heard_from(message: "Msg", heard: Heard) -> None:

@@ -70,6 +70,13 @@ class Running(Deciding):
         self._hold(attempt)
         self._proceed()
 
+    def cut(self, attempt: int) -> None:
+        """End what a cancel has waited for long enough; nobody knows what it did."""
+        self._hold(attempt)
+        if self.state.cancel_requested:
+            self.note_doubts()
+            self.trigger_event(e.Cancelled, reason=self.state.cancel_reason)
+
     def fail(self, attempt: int, error: str, message: str, *, retryable: bool) -> None:
         """End by an error that the runner met; cancelled if that was asked for."""
         self._hold(attempt)

@@ -27,6 +27,7 @@ from events.errors import (
     WakeError,
 )
 from events.names import MAX_MESSAGE
+from events.presence import Connection
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -162,6 +163,20 @@ class Wire:
     async def _on_error(self, error: Exception) -> None:
         """Errors of a connection surface where something is awaited."""
         logger.debug("nats-server: %s", error)
+
+    @property
+    def identity(self) -> Connection:
+        """Who we are to the server now; another after each reconnect."""
+        client = self.client
+        server: str = client._server_info.get("server_id", "")  # noqa: SLF001 - nats-py has no other way
+        return Connection(server, client.client_id or 0)
+
+    async def flush(self) -> None:
+        """Return when the server has heard all that was sent; raises Unavailable."""
+        try:
+            await self.client.flush(int(ANSWER))
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise Unavailable(f"nats-server does not answer: {error}") from error
 
     @property
     def connected(self) -> bool:

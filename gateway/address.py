@@ -18,13 +18,14 @@ from services.folder import holder
 NAME = "service.json"
 
 
-class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """A nats-server, and who may talk to it."""
+class Address(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A nats-server, and who may talk to it; ``system`` logs in to its own account."""
 
     url: str
     user: str | None = None
     password: str | None = None
     pid: int = 0
+    system: tuple[str, str] | None = None
 
 
 def read(data: Path) -> Address | None:
@@ -63,7 +64,8 @@ def _alive(pid: int) -> bool:
 
 @contextmanager
 def published(data: Path, address: Address) -> Iterator[None]:
-    """Let others find the service as long as this lasts."""
+    """Let others find the service as long as this lasts; but not its system account."""
+    address = msgspec.structs.replace(address, system=None)
     path = data / NAME
     draft = path.with_suffix(".new")
     draft.unlink(missing_ok=True)  # its mode would stay what it was

@@ -172,7 +172,11 @@ async def open_log(held: Held) -> AsyncIterator[Log]:
 def address_of(server: EmbeddedServer) -> Address:
     """Say where our own server listens, and who may talk to it."""
     return Address(
-        url=server.url, user=server.user, password=server.password, pid=os.getpid()
+        url=server.url,
+        user=server.user,
+        password=server.password,
+        pid=os.getpid(),
+        system=(server.system_user, server.system_password),
     )
 
 

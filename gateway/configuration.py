@@ -18,6 +18,9 @@ from gateway.settings import HIDDEN, Secret, Settings, Url, public
 from gateway.sources import Found, read_environment, read_file, read_flags, text_of
 from gateway.wording import one_line
 
+PASSWORDS = ("nats.password", "nats.system_password")
+"""What may stand in a file of its own."""
+
 LARGEST_PASSWORD = 4 * 1024
 """Bytes of a password file: more is another file by mistake."""
 
@@ -73,30 +76,33 @@ def _settle(found: Found) -> None:
         return  # what contradicts a mistake is none
     for name, what in _contradictions(found.values, found.sources):
         found.wrong(found.sources[name], f"{name} {what}")
-    if found.values["nats.password"] is None:
-        _take_password(found, found.values["nats.password_file"])
+    for name in PASSWORDS:
+        if found.values[name] is None:
+            _take_password(found, name)
 
 
-def _take_password(found: Found, file: Path | None) -> None:
+def _take_password(found: Found, name: str) -> None:
+    file = found.values[f"{name}_file"]
     if file is None:
         return
     try:
-        found.values["nats.password"] = _password(file)
-        found.sources["nats.password"] = str(file)
+        found.values[name] = _password(file)
+        found.sources[name] = str(file)
     except ValueError as error:
-        source = found.sources["nats.password_file"]
-        found.wrong(source, f"nats.password_file: {file} {error}")
+        source = found.sources[f"{name}_file"]
+        found.wrong(source, f"{name}_file: {file} {error}")
 
 
 def _contradictions(
     values: dict[str, Any], sources: dict[str, str]
 ) -> Iterator[tuple[str, str]]:
     """What is fine by itself, but not beside what else is set."""
-    url, file = values["nats.url"], values["nats.password_file"]
+    url = values["nats.url"]
     password = "nats.password" if values["nats.password"] else "nats.password_file"
-    if file and values["nats.password"]:
-        given = sources["nats.password"]
-        yield "nats.password_file", f"says what {given} says too: leave one out"
+    for name in PASSWORDS:
+        if values[name] and values[f"{name}_file"]:
+            given = sources[name]
+            yield f"{name}_file", f"says what {given} says too: leave one out"
     if url and url.userinfo and values[password]:
         given = sources[password]
         yield "nats.url", f"holds a login, and {given} a password: leave one out"

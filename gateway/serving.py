@@ -58,7 +58,7 @@ def up(
 @app.command()
 def service(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="lifecycle, runner.")
+        list[str], typer.Argument(metavar="NAME...", help="lifecycle, reactor, runner.")
     ],
     *,
     lanes: Lanes = None,

@@ -135,6 +135,24 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True):
         Path | None,
         Meta(description="A file with nothing but the password of `nats.user`."),
     ] = None
+    system_user: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Who logs in to the system account, if there is a password.",
+        ),
+    ] = "system"
+    system_password: Annotated[
+        Secret | None,
+        Meta(
+            description="The password of `nats.system_user`. With it the reactor hears "
+            "at once of a runner that is gone; without, its lease has to run out."
+        ),
+    ] = None
+    system_password_file: Annotated[
+        Path | None,
+        Meta(description="A file with nothing but the password of `nats.system_user`."),
+    ] = None
     replicas: Annotated[
         Literal[1, 3, 5],
         Meta(
@@ -150,6 +168,13 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True):
             return None, None
         return self.user, self.password.reveal()
 
+    @property
+    def system_login(self) -> tuple[str, str] | None:
+        """User and password of the system account, if it is known."""
+        if self.system_password is None:
+            return None
+        return self.system_user, self.system_password.reveal()
+
 
 class Runner(msgspec.Struct, frozen=True, kw_only=True):
     """How a runner works on executions."""
@@ -160,7 +185,7 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True):
     ] = LANES
     concurrency: Annotated[
         int,
-        Meta(ge=1, le=1024, description="Executions of one lane worked on at once."),
+        Meta(ge=1, le=1024, description="Executions worked on at once."),
     ] = 64
     lease: Annotated[
         float,
@@ -187,6 +212,15 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True):
             "to end; then it is given back.",
         ),
     ] = 5.0
+    cancel_grace: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="Seconds that a cancel waits for the model call or the tools "
+            "in flight; then they are cut short.",
+        ),
+    ] = 10.0
 
 
 class Logs(msgspec.Struct, frozen=True, kw_only=True):

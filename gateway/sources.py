@@ -29,7 +29,6 @@ OTHER_VARIABLES: Final = MappingProxyType(
         "WAKE_CALL_ID": "told to the commands of agents: the id of the tool call",
         "WAKE_PROCESS": "told to the commands of agents: marks their processes",
         "WAKE_NATS_STORE": "for `nats.conf`: where the server keeps its files",
-        "WAKE_NATS_SYSTEM_PASSWORD": "for `nats.conf`: the user `system`",
     }
 )
 """Variables that are no options but may be set."""

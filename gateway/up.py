@@ -6,6 +6,7 @@ back; a second one gives back at once.
 """
 
 import asyncio
+import logging
 import signal
 from collections.abc import (
     AsyncIterator,
@@ -27,6 +28,7 @@ import msgspec
 from events.errors import InvalidInput, Unavailable, WakeError
 from events.jetstream import JetStreamJournal
 from events.logstream import JetStreamLogbook
+from events.muster import NatsDepartures, NatsPresences
 from events.names import Key
 from events.pinned import JetStreamInbox
 from events.spec import AgentSpec
@@ -44,9 +46,13 @@ from services.handler import Handler
 from services.lifecycle import Lifecycle
 from services.logwriter import LogWriter
 from services.process import tune_collector
+from services.reactor import Reactor
+from services.recovery import Recovery
 from services.runner import Runner
 from services.telling import Tell
 from services.tools.toolbox import TOOLS
+
+logger = logging.getLogger(__name__)
 
 HURRY = 1.0
 """Seconds to give back what is in hand, when told for the second time to end."""
@@ -54,8 +60,13 @@ HURRY = 1.0
 LATE = 0.5
 """Seconds in which a server's end is known after its connections broke."""
 
-Name = Literal["lifecycle", "runner"]
-ALL: tuple[Name, ...] = ("lifecycle", "runner")
+NO_SYSTEM = (
+    "no system account is known (nats.system_password): the reactor does not hear of "
+    "runners that are gone, their work comes back when its lease runs out"
+)
+
+Name = Literal["lifecycle", "reactor", "runner"]
+ALL: tuple[Name, ...] = ("lifecycle", "reactor", "runner")
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,13 @@ class Services:
         nats = self._settings.nats
         if folder is None:
             user, password = nats.login
-            return None, Address(url=str(nats.url), user=user, password=password)
+            login = Address(
+                url=str(nats.url),
+                user=user,
+                password=password,
+                system=nats.system_login,
+            )
+            return None, login
         server = await self._stack.enter_async_context(EmbeddedServer.start(folder))
         return server, address_of(server)
 
@@ -170,9 +187,13 @@ class Services:
         replicas = self._settings.nats.replicas
         journal = await JetStreamJournal.open(wire, replicas=replicas)
         tell = await self._logs(name, wire)
-        if name == "runner":
-            return await self._runner(wire, journal, bench, tell)
-        return await self._lifecycle(wire, journal, bench, tell)
+        match name:
+            case "runner":
+                return await self._runner(wire, journal, bench, tell)
+            case "reactor":
+                return await self._reactor(wire, journal, login)
+            case "lifecycle":
+                return await self._lifecycle(wire, journal, bench, tell)
 
     async def _logs(self, name: Name, wire: Wire) -> Tell:
         """Open the log lines of executions; written as long as the services run."""
@@ -216,12 +237,35 @@ class Services:
         runner = Runner(
             journal,
             means,
-            name=settings.name or runner_name(),
+            name=str(settings.name or runner_name()),
             lanes=settings.lanes,
             concurrency=settings.concurrency,
             lease=settings.lease,
+            grace=settings.cancel_grace,
+            presences=NatsPresences(wire),
         )
         return Part(partial(_watched, wire, runner.run), partial(self._drain, runner))
+
+    async def _reactor(
+        self, wire: Wire, journal: JetStreamJournal, login: Address
+    ) -> Part:
+        recovery = Recovery(
+            Handler(journal, "reactor"),
+            NatsPresences(wire),
+            await self._departures(login),
+        )
+        reactor = Reactor(journal, [recovery])
+        return Part(partial(_watched, wire, reactor.run), reactor.stop)
+
+    async def _departures(self, login: Address) -> NatsDepartures | None:
+        """Listen on the system account, if it is known."""
+        if login.system is None:
+            logger.warning(NO_SYSTEM)
+            return None
+        user, password = login.system
+        wire = await Wire.connect(login.url, user=user, password=password)
+        self._stack.push_async_callback(wire.close)
+        return NatsDepartures(wire)
 
     async def _drain(self, runner: Runner) -> None:
         """Give what is in hand its time, unless somebody is in a hurry."""

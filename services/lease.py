@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
+from events.catalog import CancelRequested
 from events.commit import Recorded
 from events.errors import Unavailable
 from events.journal import Work
@@ -34,14 +35,22 @@ class Holding:
     work: Work
     task: "asyncio.Task[None]"
     lease: float
+    grace: float
     since: float = field(default_factory=now)
     stopped: Stop | None = None
     signalled: bool = False
+    flight: asyncio.Timeout | None = None
+    """What is in flight: a model call, tools; a cancel lets it take its grace."""
 
     @property
     def key(self) -> Key:
         """Whose execution, and which."""
         return self.work.recorded.key
+
+    def hasten(self) -> None:
+        """Give what is in flight its grace; asked again: what is left of it."""
+        if self.flight is not None and self.flight.when() is None:
+            self.flight.reschedule(now() + self.grace)
 
     def stop(self, why: Stop) -> None:
         """End what is in flight, now; the first reason stands."""
@@ -75,8 +84,8 @@ class Holdings:
     comes again, or this runner's own lease ran out and it was handed out anew.
     """
 
-    def __init__(self, lease: float) -> None:
-        self.lease = lease
+    def __init__(self, lease: float, grace: float) -> None:
+        self.lease, self.grace = lease, grace
         self.none = asyncio.Event()
         self.none.set()
         self._by_key: dict[Key, list[Holding]] = {}
@@ -85,7 +94,7 @@ class Holdings:
         """Hold a work in the current task."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - only coroutines call this
-        holding = Holding(work, task, self.lease)
+        holding = Holding(work, task, self.lease, self.grace)
         self._by_key.setdefault(holding.key, []).append(holding)
         self.none.clear()
         return holding
@@ -115,39 +124,22 @@ class Holdings:
         for holding in self._by_key.get(recorded.key, ()):
             if recorded.route == "finished":
                 holding.stop("ended")
-            else:
-                holding.signalled = True
+                continue
+            holding.signalled = True
+            if any(isinstance(f, CancelRequested) for f in recorded.commit.events):
+                holding.hasten()
 
     def release(self) -> None:
         """Stop all of it, to be given back."""
-        for holding in self._all():
+        for holding in self.all():
             holding.stop("released")
 
-    def _all(self) -> list[Holding]:
+    def all(self) -> list[Holding]:
+        """Everything that is held."""
         return [holding for held in self._by_key.values() for holding in held]
 
     async def keep(self) -> None:
         """Renew for ever."""
         while True:
             await asyncio.sleep(self.lease / 9)
-            await asyncio.gather(*(holding.renew() for holding in self._all()))
-
-
-class Slots:
-    """How many executions of one lane may be worked on at once."""
-
-    def __init__(self, limit: int) -> None:
-        self.free = limit
-        self._freed = asyncio.Event()
-
-    async def some(self) -> int:
-        """Wait until there is a free slot; returns how many there are."""
-        while self.free <= 0:
-            self._freed.clear()
-            await self._freed.wait()
-        return self.free
-
-    def release(self) -> None:
-        """Free one."""
-        self.free += 1
-        self._freed.set()
+            await asyncio.gather(*(holding.renew() for holding in self.all()))

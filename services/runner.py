@@ -13,10 +13,13 @@ from events.errors import Conflict, OutcomeUnknown, Stale, Unavailable
 from events.execution import Execution
 from events.journal import Journal, Work, WorkQueue
 from events.names import LANES, Key
+from events.presence import Presences
 from events.spec import Lane
 from services.agents.loop import Drive, Means, Released
 from services.handler import Clock, Handler, utc_now
-from services.lease import Holding, Holdings, Slots
+from services.lease import Holding, Holdings
+from services.presence import Announcer, Unheard
+from services.sharing import SKIM, Crowd, Slots, pause
 from services.telemetry import bound, failed, note, span
 
 logger = logging.getLogger(__name__)
@@ -27,15 +30,20 @@ CACHED = 1_000
 IDLE = 5.0
 """Seconds one fetch waits; what arrives in between is not missed."""
 
+GRACE = 10.0
+"""Seconds that a cancel waits for the model call or the tools in flight."""
+
 UNREACHABLE = 0.2
 """Seconds to wait before asking again a server that did not answer."""
 
 
 class Runner:
-    """Works on executions of some lanes, ``concurrency`` at once in each.
+    """Works on executions of some lanes, ``concurrency`` at once in all.
 
     ``only`` restricts it to one execution (``wake run``). ``lease`` is in
-    seconds; every runner of a lane uses the same.
+    seconds; every runner of a lane uses the same. ``grace`` is how long a cancel
+    waits for what is in flight, in seconds. Where there are ``presences``, it says
+    what it holds. Who gets the next slot stands in ``sharing.py``.
     """
 
     def __init__(
@@ -47,14 +55,24 @@ class Runner:
         lanes: tuple[Lane, ...] = LANES,
         concurrency: int = 64,
         lease: float = 30.0,
+        grace: float = GRACE,
         only: Key | None = None,
+        presences: Presences | None = None,
         clock: Clock = utc_now,
     ) -> None:
         self.name = name
         self._journal, self._means = journal, means
         self._handler = Handler(journal, f"runner:{name}", clock)
-        self._lanes, self._concurrency, self._only = lanes, concurrency, only
-        self._holdings = Holdings(lease)
+        self._lanes, self._only = lanes, only
+        self._slots, self._crowd = Slots(concurrency, lanes), Crowd()
+        self._holdings = Holdings(lease, grace)
+        self._announcer = Announcer(
+            presences or Unheard(),
+            self._holdings,
+            runner=name,
+            lanes=lanes,
+            concurrency=concurrency,
+        )
         self._parked: OrderedDict[Key, Execution] = OrderedDict()
         self._takers: list[asyncio.Task[None]] = []
         self._draining = False
@@ -64,16 +82,22 @@ class Runner:
         holdings, me = self._holdings, self._handler.by
         async with (
             self._journal.hear(partial(holdings.hear, me=me)),
+            self._journal.hear_work(self._lanes, self._crowd.hear),
             asyncio.TaskGroup() as works,
         ):
-            keeper = works.create_task(holdings.keep())
+            keepers = [
+                works.create_task(holdings.keep()),
+                works.create_task(self._announcer.beat()),
+            ]
             async with asyncio.TaskGroup() as takers:
                 self._takers = [
                     takers.create_task(self._take_from(lane, works))
                     for lane in self._lanes
                 ]
             await holdings.none.wait()
-            keeper.cancel()
+            for keeper in keepers:
+                keeper.cancel()
+            await self._announcer.leave()
 
     async def drain(self, grace: float = 0.0) -> None:
         """Take nothing new; what is not at a stop after ``grace`` s is given back.
@@ -82,6 +106,7 @@ class Runner:
         """
         if not self._draining:  # a second cancellation would break a queue's closing
             self._draining = True
+            self._announcer.drain()
             for taker in self._takers:
                 taker.cancel()
         try:
@@ -91,20 +116,46 @@ class Runner:
             self._holdings.release()
 
     async def _take_from(self, lane: Lane, works: asyncio.TaskGroup) -> None:
-        """Start what a lane has to do, as long as there are free slots."""
+        """Start what a lane has to do, as long as there are slots for it."""
         queue = await self._journal.work(
             lane, lease=self._holdings.lease, key=self._only
         )
-        slots = Slots(self._concurrency)
         try:
             while not self._draining:
-                for work in await self._fetch(queue, await slots.some()):
-                    if self._holdings.has(work):
-                        continue  # its holder settles it
-                    slots.free -= 1
-                    works.create_task(self._serve(work, slots))
+                room = await self._slots.some(lane)
+                skims = self._slots.scarce and self._crowd.waits(lane)
+                taken = await self._fetch(queue, max(room, SKIM) if skims else room)
+                # From here to the last of them nothing may wait: a cancellation
+                # would leave the others to their lease.
+                refused = [w for w in taken if not self._begins(w, lane, works)]
+                for work in refused:
+                    works.create_task(self._return(work))
+                if refused:
+                    await self._slots.turn()
         finally:
             await queue.close()
+
+    def _begins(self, work: Work, lane: Lane, works: asyncio.TaskGroup) -> bool:
+        """Begin a work if it is its turn; what is held already its holder settles."""
+        if self._holdings.has(work):
+            return True
+        user, crowd = work.recorded.key.user, self._crowd
+        crowd.reached(lane, work.recorded.position, work.behind)
+        if self._slots.scarce and crowd.steps_back(lane, user):
+            works.create_task(self._return(work, pause(work.deliveries)))
+            return True
+        if not self._slots.enter(lane, work.behind):
+            return False
+        crowd.enter(user)
+        works.create_task(self._serve(work, lane))
+        return True
+
+    async def _return(self, work: Work, delay: float = 0.0) -> None:
+        """Let another runner, or a later moment, have it."""
+        try:
+            await work.give_back(delay)
+        except Unavailable as error:
+            logger.warning("%s: not given back: %s", work.recorded.key, error)
 
     async def _fetch(self, queue: WorkQueue, limit: int) -> list[Work]:
         try:
@@ -114,7 +165,7 @@ class Runner:
             await asyncio.sleep(UNREACHABLE)
             return []
 
-    async def _serve(self, work: Work, slots: Slots) -> None:
+    async def _serve(self, work: Work, lane: Lane) -> None:
         """Work on one execution; logs and traces tell that it was in hand."""
         user, execution = work.recorded.key
         about = {"wake.user": user, "wake.execution": execution}
@@ -122,12 +173,13 @@ class Runner:
             bound(user=user, execution=execution, runner=self.name),
             span("wake.attempt", about, parent=work.recorded.trace, kind="consumer"),
         ):
-            await self._attempt(work, slots)
+            await self._attempt(work, lane)
 
-    async def _attempt(self, work: Work, slots: Slots) -> None:
+    async def _attempt(self, work: Work, lane: Lane) -> None:
         """Work on it to its next stop, and settle the work message once."""
         holding = self._holdings.take(work)
         try:
+            await self._announcer.took(holding)
             settled = await self._work(holding)
         except asyncio.CancelledError:
             # One cancellation is our own, see Holding.stop; another is meant.
@@ -148,8 +200,10 @@ class Runner:
             settled = False
         finally:
             self._holdings.drop(holding)
-            slots.release()
+            self._slots.leave(lane)
+            self._crowd.leave(holding.key.user)
         await self._settle(holding, done=settled)
+        await self._announcer.dropped(holding)
 
     async def _settle(self, holding: Holding, *, done: bool) -> None:
         """Acknowledge or give back; a drop does neither: it may be another's now."""

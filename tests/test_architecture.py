@@ -20,7 +20,15 @@ MAY_IMPORT = {
 ADAPTERS = {
     "nats": {
         f"events/{name}.py"
-        for name in ("client", "wire", "jetstream", "pull", "pinned", "logstream")
+        for name in (
+            "client",
+            "wire",
+            "jetstream",
+            "pull",
+            "pinned",
+            "logstream",
+            "muster",
+        )
     },
     "duckdb": {"projections/store.py"},
     "opentelemetry": {"services/tracing.py"},

@@ -142,9 +142,26 @@ class Drive:
         return self.execution
 
     async def _step(self) -> None:
+        """Do the next thing; a cancel lets it take its grace, then it is cut short."""
         if self._holding.signalled:
             self._holding.signalled = False
             self.execution = await self._handler.load(self.execution.key)
+        try:
+            async with asyncio.timeout(None) as flight:
+                self._holding.flight = flight
+                if self.execution.state.cancel_requested:
+                    self._holding.hasten()
+                await self._act()
+        except TimeoutError:
+            if not flight.expired():
+                raise
+            # What was being appended may be stored: look before deciding.
+            self.execution = await self._handler.load(self.execution.key)
+            await self._decide(partial(Execution.cut, attempt=self._attempt))
+        finally:
+            self._holding.flight = None
+
+    async def _act(self) -> None:
         state, now = self.execution.state, self._handler.clock()
         match self.execution.todo or next_action(state, now):
             case CallModel():

@@ -3,11 +3,12 @@ import asyncio
 import pytest
 from commits import KEY, OTHER, commit
 
+from events.catalog import AnyEvent, CancelRequested
 from events.commit import Recorded
 from events.errors import Unavailable
 from events.journal import Work
 from events.names import Key, Route
-from services.lease import Holding, Holdings, Slots
+from services.lease import Holding, Holdings
 
 
 class FakeWork(Work):
@@ -15,7 +16,7 @@ class FakeWork(Work):
 
     def __init__(self, key: Key = KEY, deliveries: int = 1) -> None:
         self.recorded = commit(key)._replace(position=7)
-        self.deliveries = deliveries
+        self.deliveries, self.behind = deliveries, 0
         self.broken = self.silent = False
         self.renewed = 0
 
@@ -51,14 +52,16 @@ def hold(
     return asyncio.create_task(holding()), held
 
 
-def told(key: Key, route: Route, by: str = "somebody") -> Recorded:
+def told(
+    key: Key, route: Route, by: str = "somebody", facts: tuple[AnyEvent, ...] = ()
+) -> Recorded:
     """Make a commit as it is heard."""
-    return commit(key, route=route, by=by)
+    return commit(key, route=route, by=by, facts=facts)
 
 
 async def test_a_lease_is_renewed_when_a_third_is_over() -> None:
     """Not before, and again a third after the renewal was asked for."""
-    work, end, holdings = FakeWork(), asyncio.Event(), Holdings(300.0)
+    work, end, holdings = FakeWork(), asyncio.Event(), Holdings(300.0, 10.0)
     task, held = hold(work, holdings, end)
     holding = await held
     for passed, renewed in ((90.0, 0), (15.0, 1), (80.0, 1), (25.0, 2)):
@@ -72,7 +75,7 @@ async def test_a_lease_is_renewed_when_a_third_is_over() -> None:
 @pytest.mark.parametrize("how", ["broken", "silent"])
 async def test_a_lease_that_ran_out_stops_the_work(how: str) -> None:
     """It counts from the last confirmed renewal, whatever was asked since."""
-    work, end, holdings = FakeWork(), asyncio.Event(), Holdings(300.0)
+    work, end, holdings = FakeWork(), asyncio.Event(), Holdings(300.0, 10.0)
     task, held = hold(work, holdings, end)
     holding = await held
     setattr(work, how, True)
@@ -89,7 +92,7 @@ async def test_a_lease_that_ran_out_stops_the_work(how: str) -> None:
 
 async def test_the_end_stops_and_a_signal_is_noted() -> None:
     """Of the execution they are about, and only what others appended."""
-    end, holdings = asyncio.Event(), Holdings(30.0)
+    end, holdings = asyncio.Event(), Holdings(30.0, 10.0)
     task, held = hold(FakeWork(), holdings, end)
     other, held_other = hold(FakeWork(OTHER), holdings, end)
     mine, its = await held, await held_other
@@ -108,7 +111,7 @@ async def test_the_end_stops_and_a_signal_is_noted() -> None:
 
 async def test_the_first_reason_to_stop_stands() -> None:
     """A task is cancelled once: a second cancellation would be somebody else's."""
-    end, holdings = asyncio.Event(), Holdings(30.0)
+    end, holdings = asyncio.Event(), Holdings(30.0, 10.0)
     task, held = hold(FakeWork(), holdings, end)
     holding = await held
     holding.stop("ended")
@@ -121,7 +124,7 @@ async def test_the_first_reason_to_stop_stands() -> None:
 async def test_an_execution_may_be_held_twice_for_a_moment() -> None:
     """An old message of it that comes and goes does not take it out of sight."""
     ends = [asyncio.Event(), asyncio.Event()]
-    holdings = Holdings(30.0)
+    holdings = Holdings(30.0, 10.0)
     long, held = hold(FakeWork(), holdings, ends[0])
     mine = await held
     brief, held_again = hold(FakeWork(), holdings, ends[1])
@@ -138,7 +141,7 @@ async def test_an_execution_may_be_held_twice_for_a_moment() -> None:
 
 async def test_a_work_that_comes_again_while_it_is_held_is_known() -> None:
     """Unless its lease ran out: then it is a new delivery, and counts."""
-    end, holdings = asyncio.Event(), Holdings(30.0)
+    end, holdings = asyncio.Event(), Holdings(30.0, 10.0)
     task, held = hold(FakeWork(), holdings, end)
     await held
     assert holdings.has(FakeWork())
@@ -151,7 +154,7 @@ async def test_a_work_that_comes_again_while_it_is_held_is_known() -> None:
 
 async def test_releasing_stops_everything() -> None:
     """Each with the reason that it is to be given back."""
-    end, holdings = asyncio.Event(), Holdings(30.0)
+    end, holdings = asyncio.Event(), Holdings(30.0, 10.0)
     pairs = [hold(FakeWork(key), holdings, end) for key in (KEY, OTHER)]
     holding = [await held for _, held in pairs]
     holdings.release()
@@ -160,14 +163,23 @@ async def test_releasing_stops_everything() -> None:
     assert holdings.none.is_set()
 
 
-async def test_slots_are_waited_for() -> None:
-    """Who finds none is woken by the first that is freed, and finds all there are."""
-    slots = Slots(2)
-    assert await slots.some() == 2
-    slots.free -= 2
-    waiting = asyncio.create_task(slots.some())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    slots.release()
-    slots.release()
-    assert await waiting == 2
+async def test_a_cancel_gives_what_is_in_flight_its_grace() -> None:
+    """Once, from the first time it is heard; nothing in flight, nothing to hasten."""
+    end, holdings = asyncio.Event(), Holdings(30.0, 5.0)
+    task, held = hold(FakeWork(), holdings, end)
+    holding = await held
+    asked = told(KEY, "signal", facts=(CancelRequested(),))
+    holdings.hear(asked, "me")
+    assert holding.signalled
+    async with asyncio.timeout(None) as flight:
+        holding.flight = flight
+        await asyncio.sleep(0)
+        holdings.hear(told(KEY, "signal"), "me")
+        assert flight.when() is None
+        holdings.hear(asked, "me")
+        first = flight.when()
+        assert first is not None
+        holdings.hear(asked, "me")
+        assert flight.when() == first
+    end.set()
+    await task

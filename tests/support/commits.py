@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import count
 
-from events.catalog import MetadataWritten
+from events.catalog import AnyEvent, MetadataWritten
 from events.commit import GENESIS, Commit, Recorded, seal
 from events.journal import Journal
 from events.names import Key, Route
@@ -21,6 +21,7 @@ def commit(
     route: Route = "log",
     size: int = 0,
     by: str = "tester",
+    facts: tuple[AnyEvent, ...] = (),
 ) -> Recorded:
     """Make the commit that follows ``previous``, with ``size`` bytes to carry."""
     new = Commit(
@@ -28,7 +29,7 @@ def commit(
         id=f"c{next(_ids)}",
         at=datetime(2026, 1, 1, tzinfo=UTC),
         by=by,
-        events=(MetadataWritten(notes={"pad": "x" * size}),),
+        events=facts or (MetadataWritten(notes={"pad": "x" * size}),),
     )
     chain = previous.commit.chain if previous else GENESIS
     sealed, body = seal(new, key, chain)

@@ -1,0 +1,60 @@
+"""The commands for whoever operates runners: runners, recover."""
+
+from typing import Annotated
+
+import typer
+
+from gateway.exits import told
+from gateway.flags import Data, Json, Nats, place_of
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def runners(data: Data = None, nats: Nats = None, *, as_json: Json = False) -> None:
+    r"""Show the runners that are there, and what each of them works on.
+
+    They say so once a second; this listens for a little longer than that.
+
+    \b
+    Examples:
+      wake runners
+      wake runners --json
+    """
+    with told(as_json=as_json):
+        from gateway import roll  # noqa: PLC0415 - imports what it needs
+
+        roll.show(place_of(data, nats), as_json=as_json)
+
+
+@app.command()
+def recover(
+    *,
+    older_than: Annotated[
+        str,
+        typer.Option(
+            "--older-than", metavar="TIME", help="Silent for so long: 90s, 30m, 2h, 1d."
+        ),
+    ] = "30m",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be put back.")
+    ] = False,
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    r"""Put back what says that it is running and what nobody works on.
+
+    In a healthy service there is nothing to find: runners that are gone are
+    noticed by themselves. Work that waits for a free runner is not stuck.
+
+    \b
+    Examples:
+      wake recover --dry-run
+      wake recover --older-than 2h
+    """
+    with told(as_json=as_json):
+        from gateway import roll  # noqa: PLC0415 - see runners
+
+        seconds = roll.seconds_of(older_than)
+        roll.recover(place_of(data, nats), seconds, dry_run=dry_run, as_json=as_json)

@@ -1,0 +1,136 @@
+"""``wake runners`` and ``wake recover``: who holds what, and what nobody does."""
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+
+import msgspec
+import uvloop
+
+from events.errors import InvalidInput
+from events.muster import NatsPresences
+from events.presence import BEAT
+from gateway.composition import BRIEFLY, Log, Place, hold, open_log
+from gateway.output import put, put_json
+from gateway.wording import moment, one_line, seconds
+from services.handler import Handler
+from services.recovery import Roll, Seen
+from services.stuck import Stuck, find_stuck, put_back
+
+LISTEN = BEAT + 0.3
+"""Seconds in which every runner says at least once what it holds."""
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+REASON = "nobody held it (wake recover)"
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A runner; ``holds`` are executions as ``<user>/<execution>``."""
+
+    runner: str
+    host: str
+    pid: int
+    lanes: tuple[str, ...]
+    concurrency: int
+    draining: bool
+    uptime: float
+    holds: tuple[str, ...]
+
+
+def show(place: Place, *, as_json: bool) -> None:
+    """Print every runner that is there; raises WakeError."""
+    place.check()
+
+    async def main() -> list[Row]:
+        async with open_log(held) as log:
+            return [_row(seen) for seen in (await _listen(log)).live()]
+
+    with hold(place, wait=BRIEFLY) as held:
+        rows = uvloop.run(main())
+    if as_json:
+        for row in rows:
+            put_json(row)
+        return
+    for line in _table(rows):
+        put(line)
+
+
+async def _listen(log: Log) -> Roll:
+    """Hear every runner once; on a folder that nobody serves there are none."""
+    roll = Roll()
+    if log.server is None:
+        async with NatsPresences(log.wire).hear(roll.hear):
+            await asyncio.sleep(LISTEN)
+    return roll
+
+
+def _row(seen: Seen) -> Row:
+    said = seen.presence
+    return Row(
+        runner=said.runner,
+        host=said.host,
+        pid=said.process.pid,
+        lanes=said.lanes,
+        concurrency=said.concurrency,
+        draining=said.draining,
+        uptime=round(max(0.0, time.time() - said.since), 1),
+        holds=tuple(sorted(map(str, seen.holds))),
+    )
+
+
+def _table(rows: list[Row]) -> Iterator[str]:
+    if not rows:
+        yield "no runner is here: start one with wake up, or wake service runner"
+        return
+    yield f"{'RUNNER':28}  {'PID':>7}  {'UP':>8}  {'HOLDS':>9}  LANES"
+    for row in sorted(rows, key=lambda row: row.runner):
+        full = f"{len(row.holds)}/{row.concurrency}"
+        lanes = ", ".join(map(one_line, row.lanes))
+        draining = " (draining)" * row.draining
+        up = seconds(row.uptime)
+        name = one_line(row.runner)
+        yield f"{name:28}  {row.pid:>7}  {up:>8}  {full:>9}  {lanes}{draining}"
+        yield from (f"    {one_line(held)}" for held in row.holds)
+
+
+# ── recover ──────────────────────────────────────────────────────────────────
+
+
+def seconds_of(text: str) -> float:
+    """Read a time as 90s, 30m, 2h, 1d; raises InvalidInput."""
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if not found:
+        raise InvalidInput(f"--older-than {text!r:.40}: write a time as 90s, 30m, 2h")
+    return int(found[1]) * UNITS[found[2]]
+
+
+def recover(place: Place, older_than: float, *, dry_run: bool, as_json: bool) -> None:
+    """Find what is stuck, and put it back unless ``dry_run``; raises WakeError."""
+    place.check()
+
+    async def main() -> list[tuple[Stuck, bool]]:
+        async with open_log(held) as log:
+            handler = Handler(log.journal, "operator")
+            roll = await _listen(log)
+            found = [s async for s in find_stuck(handler, roll.held(), older_than)]
+            if dry_run:
+                return [(stuck, False) for stuck in found]
+            return [(s, await put_back(handler, s, REASON)) for s in found]
+
+    with hold(place, wait=BRIEFLY) as held:
+        found = uvloop.run(main())
+    for stuck, done in found:
+        if as_json:
+            put_json({**msgspec.to_builtins(stuck), "put_back": done})
+        else:
+            put(_told(stuck, done=done, dry_run=dry_run))
+    if not found and not as_json:
+        put("nothing is stuck: whatever says running is in a runner's hands")
+
+
+def _told(stuck: Stuck, *, done: bool, dry_run: bool) -> str:
+    what = "put back" if done else "is stuck" if dry_run else "went on meanwhile"
+    who = f", runner {one_line(stuck.runner)}" if stuck.runner else ""
+    return f"{stuck.key} {what}: {stuck.status} since {moment(stuck.since)}{who}"

@@ -86,6 +86,9 @@ EVERYTHING: dict[str, tuple[str, str, Any]] = {
     "nats.user": ('"ann"', "ann", "ann"),
     "nats.password": ("", PASSWORD, Secret(PASSWORD)),
     "nats.password_file": ("", "", None),
+    "nats.system_user": ('"sys"', "sys", "sys"),
+    "nats.system_password": ("", PASSWORD, Secret(PASSWORD)),
+    "nats.system_password_file": ("", "", None),
     "nats.replicas": ("3", "3", 3),
     "runner.lanes": (
         '["agents_long", "agents"]',
@@ -96,6 +99,7 @@ EVERYTHING: dict[str, tuple[str, str, Any]] = {
     "runner.lease": ("1", "1", 1.0),
     "runner.name": ('"r-1_A"', "r-1_A", "r-1_A"),
     "runner.drain": ("0", "0.0", 0.0),
+    "runner.cancel_grace": ("2.5", "2.5", 2.5),
     "logs.days": ("1", "1", 1),
     "logs.level": ('"debug"', "debug", "debug"),
     "logs.format": ('"text"', "text", "text"),

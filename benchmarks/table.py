@@ -55,10 +55,17 @@ def show(title: str, figures: Iterable[Figure], *, as_json: bool) -> None:
     print(f"\n{title}\n")
     print(f"{'figure':<44}{'value':>12} {'unit':<9}{'floor':>12}{'ratio':>8}")
     for figure in figures:
-        floor = "" if figure.floor is None else f"{figure.floor:,.1f}"
+        floor = "" if figure.floor is None else _number(figure.floor)
         ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
-        value = f"{figure.value:,.1f}"
+        value = _number(figure.value)
         print(f"{figure.figure:<44}{value:>12} {figure.unit:<9}{floor:>12}{ratio:>8}")
+
+
+def _number(value: float) -> str:
+    """Three digits of what is small; what counts things is whole."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"  # noqa: PLR2004 - one digit
 
 
 def middle(figures: list[Figure]) -> Figure:

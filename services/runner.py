@@ -145,8 +145,9 @@ class Runner:
             works.create_task(self._return(work, pause(work.deliveries)))
             return True
         if not self._slots.enter(lane, work.behind):
+            crowd.refused(lane, user)
             return False
-        crowd.enter(user)
+        crowd.enter(lane, user)
         works.create_task(self._serve(work, lane))
         return True
 

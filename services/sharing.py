@@ -15,7 +15,8 @@ import asyncio
 import random
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
+from typing import NamedTuple
 
 from events.spec import Lane
 
@@ -33,6 +34,12 @@ COMING = 0.02
 
 BACK, LONGEST_BACK = 0.5, 4.0
 """Seconds that work is given back for when its user steps back; doubled each time."""
+
+LATE = 0.25
+"""Seconds that what was handed out may lie before it is looked at."""
+
+AGAIN = 2.0
+"""Seconds in which work that found no slot comes again, unless another took it."""
 
 SKIM = 64
 """Works to look at at a time while somebody behind them is to be reached."""
@@ -122,44 +129,68 @@ class Slots:
         self._changed.set()
 
 
+class Work(NamedTuple):
+    """A work that was heard of: where it stands, and when that was (loop time)."""
+
+    position: int
+    heard: float
+
+
 class Crowd:
     """Who has how much of a runner, and who is known to wait in its lanes."""
 
     def __init__(self) -> None:
         self._held: Counter[str] = Counter()
         self._served: dict[str, int] = defaultdict(int)
-        self._newest: dict[Lane, OrderedDict[str, int]] = defaultdict(OrderedDict)
+        self._newest: dict[Lane, OrderedDict[str, Work]] = defaultdict(OrderedDict)
+        self._refused: dict[Lane, dict[str, float]] = defaultdict(dict)
         self._count = 0
 
     def hear(self, lane: Lane, user: str, position: int) -> None:
         """Note that a work of a user was put into a lane."""
         waiting = self._newest[lane]
-        waiting[user] = position
+        waiting[user] = Work(position, asyncio.get_running_loop().time())
         waiting.move_to_end(user)
 
     def reached(self, lane: Lane, position: int, behind: int) -> None:
-        """Note how far the lane was handed out: who was before that waits no more."""
-        waiting = self._newest[lane]
-        if not behind:
-            waiting.clear()
-        while waiting and next(iter(waiting.values())) <= position:
+        """Note how far the lane was handed out: who was before that waits no more.
+
+        Nor does who was heard of a while ago when there is nothing ``behind``: it
+        went to another runner. (What was sent to us before may arrive later.)
+        """
+        waiting, since = self._newest[lane], asyncio.get_running_loop().time() - LATE
+        while waiting:
+            first = next(iter(waiting.values()))
+            if first.position > position and (behind or first.heard > since):
+                return
             waiting.popitem(last=False)
 
+    def refused(self, lane: Lane, user: str) -> None:
+        """Note that there was no slot: it comes again, before or after others."""
+        self._refused[lane][user] = asyncio.get_running_loop().time() + AGAIN
+
     def waits(self, lane: Lane) -> bool:
-        """Whether anybody is known to wait behind what was handed out."""
-        return bool(self._newest[lane])
+        """Whether anybody is known to wait."""
+        self._forget_refused(lane)
+        return bool(self._newest[lane] or self._refused[lane])
+
+    def _forget_refused(self, lane: Lane) -> None:
+        refused, now = self._refused[lane], asyncio.get_running_loop().time()
+        for user in [user for user, until in refused.items() if until < now]:
+            del refused[user]
 
     def steps_back(self, lane: Lane, user: str) -> bool:
         """Whether somebody who waits has less than ``user``, or had it longer ago."""
         mine = self._claim(user)
-        others = islice(self._newest[lane], SKIM)
+        others = islice(chain(self._refused[lane], self._newest[lane]), SKIM)
         return any(self._claim(other) < mine for other in others if other != user)
 
     def _claim(self, user: str) -> tuple[int, int]:
         return self._held[user], self._served[user]
 
-    def enter(self, user: str) -> None:
+    def enter(self, lane: Lane, user: str) -> None:
         """Note that a user got a slot."""
+        self._refused[lane].pop(user, None)
         self._count += 1
         self._held[user] += 1
         self._served[user] = self._count

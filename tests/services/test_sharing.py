@@ -7,7 +7,9 @@ import pytest
 from events.names import LANES
 from events.spec import Lane
 from services.sharing import (
+    AGAIN,
     BACK,
+    LATE,
     LONGEST_BACK,
     ORDER,
     SKIM,
@@ -112,10 +114,10 @@ async def test_a_turn_ends_when_somebody_came() -> None:
 # ── between users ────────────────────────────────────────────────────────────
 
 
-def test_who_has_more_steps_back_for_who_waits() -> None:
+async def test_who_has_more_steps_back_for_who_waits() -> None:
     """And only as long as somebody else is known to wait behind."""
     crowd = Crowd()
-    crowd.enter("ada")
+    crowd.enter("agents", "ada")
     assert not crowd.steps_back("agents", "ada")
     crowd.hear("agents", "ada", 6)
     assert not crowd.steps_back("agents", "ada")
@@ -127,23 +129,49 @@ def test_who_has_more_steps_back_for_who_waits() -> None:
     assert not crowd.steps_back("agents", "ada")
 
 
-def test_who_has_as_much_takes_turns() -> None:
+async def test_who_has_as_much_takes_turns() -> None:
     """Whoever was served longer ago goes first."""
     crowd = Crowd()
     for user in ("ada", "bob"):
-        crowd.enter(user)
+        crowd.enter("agents", user)
         crowd.leave(user)
         crowd.hear("agents", user, 9)
     assert crowd.steps_back("agents", "bob")
     assert not crowd.steps_back("agents", "ada")
 
 
-def test_at_the_end_of_a_lane_nobody_waits_behind() -> None:
-    """What was heard of went to another runner."""
+async def test_at_the_end_of_a_lane_nobody_waits_behind() -> None:
+    """What was heard of a while ago went to another runner; the newest may not have."""
     crowd = Crowd()
-    crowd.enter("ada")
+    crowd.enter("agents", "ada")
     crowd.hear("agents", "bob", 70)
     crowd.reached("agents", 5, 0)
+    assert crowd.waits("agents")
+    bob = crowd._newest["agents"]["bob"]
+    crowd._newest["agents"]["bob"] = bob._replace(heard=bob.heard - LATE)
+    crowd.reached("agents", 5, 1)
+    assert crowd.waits("agents")
+    crowd.reached("agents", 5, 0)
+    assert not crowd.waits("agents")
+
+
+async def test_who_found_no_slot_still_waits() -> None:
+    """Its work comes again, whatever the lane's end says; and then it waits no more."""
+    crowd = Crowd()
+    crowd.enter("agents", "ada")
+    crowd.refused("agents", "bob")
+    crowd.reached("agents", 9, 0)
+    assert crowd.waits("agents")
+    assert crowd.steps_back("agents", "ada")
+    crowd.enter("agents", "bob")
+    assert not crowd.waits("agents")
+
+
+async def test_who_found_no_slot_may_have_found_one_elsewhere() -> None:
+    """After a while it is not waited for any more."""
+    crowd = Crowd()
+    crowd.refused("agents", "bob")
+    crowd._refused["agents"]["bob"] -= AGAIN + 0.01
     assert not crowd.waits("agents")
 
 
@@ -151,7 +179,7 @@ def test_users_who_are_gone_are_forgotten() -> None:
     """Memory does not grow with everybody who ever came."""
     crowd = Crowd()
     for number in range(10 * SKIM):
-        crowd.enter(f"u{number}")
+        crowd.enter("agents", f"u{number}")
         crowd.leave(f"u{number}")
     assert len(crowd._served) <= 2 * SKIM + 1
 

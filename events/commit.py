@@ -26,7 +26,19 @@ MAX_DEPTH = 100
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _BRACKET = re.compile(rb"[\[\]{}]")
 _SEAL = b',"chain":"'
-_SEAL_LENGTH = len(_SEAL) + 64 + len(b'"}')
+SEAL_LENGTH = len(_SEAL) + 64 + len(b'"}')
+
+
+class Blob(msgspec.Struct, frozen=True, kw_only=True):
+    """A string that was taken out of a commit: it lies in BLOBS.
+
+    ``path`` says where it belongs: a JSON pointer (RFC 6901) from ``events``.
+    ``size`` is in bytes of UTF-8.
+    """
+
+    path: str
+    sha256: str
+    size: int
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -34,7 +46,8 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``version`` counts commits of one history from 1. ``at`` is the time that
     the decision was given, ``by`` who caused it, ``cause`` the id of the
-    command or trigger, if one did.
+    command or trigger, if one did. With ``blobs`` it is packed: of those
+    strings the events have only the beginning (``blobs.py``).
     """
 
     version: int
@@ -43,6 +56,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     by: str
     events: tuple[AnyEvent, ...]
     cause: str | None = None
+    blobs: tuple[Blob, ...] = ()
     chain: str = ""
 
 
@@ -54,7 +68,7 @@ class Recorded(NamedTuple):
     route: Route
     commit: Commit
     body: bytes
-    """The commit as it was stored, byte for byte."""
+    """The commit as it was stored, byte for byte: the chain is over these."""
     trace: str = ""
     """The ``traceparent`` it was appended under, if any: a header, out of reach of
     the chain. It serves to observe and is no part of what happened, so a history
@@ -100,8 +114,8 @@ def unseal(body: bytes, key: Key) -> Commit:
 def check(recorded: Recorded, previous: str) -> None:
     """Raise Corrupt unless the stored bytes follow ``previous``."""
     body, commit = recorded.body, recorded.commit
-    bare = body[:-_SEAL_LENGTH] + b"}"
-    sealed = body[-_SEAL_LENGTH:].startswith(_SEAL)
+    bare = body[:-SEAL_LENGTH] + b"}"
+    sealed = body[-SEAL_LENGTH:].startswith(_SEAL)
     if sealed and _link(previous, recorded.key, bare) == commit.chain:
         return
     raise Corrupt(

@@ -22,13 +22,13 @@ from typing import Literal
 from events.commit import Recorded
 from events.errors import OutcomeUnknown
 from events.journal import Journal, WorkHeard, WorkQueue
-from events.names import ROUTES, Key, Route
+from events.names import Key, Route
 from events.spec import Lane
 
-Primitive = Literal["publish", "following", "read", "tip"]
+Primitive = Literal["publish", "following", "read", "tip", "store", "load"]
 Fault = Literal[
-    "lost_ack",  # publish: stored, and nobody says so
-    "lost_request",  # publish: never arrived
+    "lost_ack",  # publish, store: stored, and nobody says so
+    "lost_request",  # publish, store: never arrived
     "foreign",  # publish: another commit lands first
     "stale",  # read: the newest commit is not seen yet
     "missing",  # read: a commit in the middle is not there
@@ -41,6 +41,8 @@ FAULTS: Mapping[Primitive, tuple[Fault, ...]] = {
     "following": ("silence", "delay"),
     "read": ("stale", "missing", "delay"),
     "tip": ("silence", "delay"),
+    "store": ("lost_ack", "lost_request", "delay"),
+    "load": ("delay",),
 }
 """What can happen to each primitive."""
 
@@ -139,16 +141,32 @@ class FaultyJournal(Journal):
             raise OutcomeUnknown("no answer, on purpose")
         return fault
 
-    def follow(
-        self,
-        *,
-        after: int = 0,
-        key: Key | None = None,
-        routes: Sequence[Route] = ROUTES,
-        live: bool = True,
+    async def _store_blob(self, name: str, content: bytes) -> None:
+        fault = await self._draw("store")
+        if fault == "lost_request":
+            raise OutcomeUnknown("the request was lost, on purpose")
+        await self.inner._store_blob(name, content)  # noqa: SLF001 - see above
+        if fault == "lost_ack":
+            raise OutcomeUnknown("the ack was lost, on purpose")
+
+    async def _load_blob(self, name: str) -> bytes | None:
+        await self._draw("load")
+        return await self.inner._load_blob(name)  # noqa: SLF001 - see above
+
+    async def blobs_of(self, key: Key) -> list[str]:
+        """Ask ``inner``."""
+        return await self.inner.blobs_of(key)
+
+    async def delete_blob(self, name: str) -> None:
+        """Delete it from ``inner``."""
+        await self.inner.delete_blob(name)
+
+    def _follow(
+        self, *, after: int, key: Key | None, routes: Sequence[Route], live: bool
     ) -> AsyncGenerator[Sequence[Recorded], None]:
-        """Follow ``inner``."""
-        return self.inner.follow(after=after, key=key, routes=routes, live=live)
+        return self.inner._follow(  # noqa: SLF001 - see above
+            after=after, key=key, routes=routes, live=live
+        )
 
     async def handed_out(self, lane: Lane, *, key: Key | None = None) -> int:
         """Ask ``inner``."""

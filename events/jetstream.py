@@ -9,11 +9,13 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import msgspec
 
+from events.bucket import Bucket, bucket_stream
 from events.commit import Recorded, unseal
+from events.direct import ask_leader, read_subject
 from events.errors import OutcomeUnknown, ServerUnsuitable, TooLarge, Unavailable
 from events.journal import Journal, WorkHeard, WrongPosition
 from events.names import (
@@ -45,28 +47,18 @@ from events.pull import (
     work_heard_from,
 )
 from events.spec import Lane
-from events.wire import ANSWER, ApiError, Nobody, Wire, raise_problem, status
-
-if TYPE_CHECKING:
-    from nats.aio.msg import Msg
+from events.wire import ApiError, Nobody, Wire, raise_problem
 
 TRY = 2.0
 """Seconds one try of an append waits for its ack."""
 
 WRONG_LAST_SEQUENCE = 10071
-NOT_FOUND = 10037
 NAME_IN_USE = 10058
 NO_JETSTREAM = (10039, 10076)
 NO_STREAMS = (
     "this nats-server has no JetStream for this user: start it with jetstream enabled "
     "(see nats.conf)"
 )
-
-BATCH = 1_000
-"""Commits one direct get asks for."""
-
-BATCH_BYTES = 4 * 1024 * 1024
-"""Bytes it asks for: a server that sends more than it may buffer cuts us off."""
 
 _stream: dict[str, Any] = {
     "name": EVENTS,
@@ -87,21 +79,9 @@ class _Ack(msgspec.Struct):
     seq: int = 0
 
 
-class _Stored(msgspec.Struct):
-    subject: str
-    seq: int
-    data: str = ""
-    hdrs: bytes = b""
-
-
-class _Found(msgspec.Struct):
-    message: _Stored
-
-
 _TRACE = re.compile(rb"\r\n%b: *([^\r\n]*)" % TRACE.encode())
 
 _ack = msgspec.json.Decoder(_Ack)
-_found = msgspec.json.Decoder(_Found)
 
 
 class JetStreamJournal(Journal):
@@ -109,16 +89,17 @@ class JetStreamJournal(Journal):
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
+        self._bucket = Bucket(wire)
 
     @classmethod
     async def open(cls, wire: Wire, *, replicas: int = 1) -> Self:
-        """Provision the stream; asking again is fine.
+        """Provision the stream, and the bucket beside it; asking again is fine.
 
         Raises ServerUnsuitable, and Unavailable when the server stays silent.
         """
-        config = {**_stream, "num_replicas": replicas}
         try:
-            await _provision(wire, config)
+            for config in (_stream, bucket_stream):
+                await _provision(wire, {**config, "num_replicas": replicas})
         except ApiError as error:
             raise _unsuitable(error) from error
         except Nobody as error:
@@ -153,17 +134,12 @@ class JetStreamJournal(Journal):
 
     async def _get(self, query: dict[str, Any]) -> Recorded | None:
         """Ask the leader for one commit."""
-        try:
-            answer = await self.wire.api(f"STREAM.MSG.GET.{EVENTS}", query)
-        except ApiError as error:
-            if error.number == NOT_FOUND:
-                return None
-            raise OutcomeUnknown(str(error)) from error
-        stored = _found.decode(answer).message
+        stored = await ask_leader(self.wire, EVENTS, query)
+        if stored is None:
+            return None
         key, route = split_subject(stored.subject)
-        body = msgspec.json.decode(b'"' + stored.data.encode() + b'"', type=bytes)
-        commit, trace = unseal(body, key), _trace(stored.hdrs)
-        return Recorded(stored.seq, key, route, commit, body, trace)
+        commit, trace = unseal(stored.data, key), _trace(stored.hdrs)
+        return Recorded(stored.seq, key, route, commit, stored.data, trace)
 
     async def _read(self, key: Key) -> list[Recorded]:
         try:
@@ -174,71 +150,36 @@ class JetStreamJournal(Journal):
         return [recorded for route in routes for recorded in route.result()]
 
     async def _read_route(self, key: Key, route: Route) -> list[Recorded]:
-        subject = commit_subject(key, route)
-        commits: list[Recorded] = []
-        while True:
-            start = commits[-1].position + 1 if commits else 1
-            query = {
-                "seq": start,
-                "next_by_subj": subject,
-                "batch": BATCH,
-                "max_bytes": BATCH_BYTES,
-            }
-            batch, more = await self._batch(msgspec.json.encode(query))
-            for message in batch:
-                headers = message.headers or {}
-                commits.append(
-                    Recorded(
-                        int(headers["Nats-Sequence"]),
-                        key,
-                        route,
-                        unseal(message.data, key),
-                        message.data,
-                        headers.get(TRACE, ""),
-                    )
-                )
-            if not more:
-                return commits
+        stored = await read_subject(self.wire, EVENTS, commit_subject(key, route))
+        return [
+            Recorded(
+                position,
+                key,
+                route,
+                unseal(message.data, key),
+                message.data,
+                (message.headers or {}).get(TRACE, ""),
+            )
+            for position, message in stored
+        ]
 
-    async def _batch(self, query: bytes) -> "tuple[list[Msg], bool]":
-        """Collect the parts of a batched direct get; True if there are more.
+    async def _store_blob(self, name: str, content: bytes) -> None:
+        await self._bucket.put(name, content)
 
-        A batch may end early, when it has enough bytes.
-        """
-        parts: list[Msg] = []
-        done = self.wire.promise()
+    async def _load_blob(self, name: str) -> bytes | None:
+        return await self._bucket.get(name)
 
-        def take(message: "Msg") -> None:
-            if status(message) is None:
-                parts.append(message)
-            elif not done.done():
-                done.set_result(message)
+    async def blobs_of(self, key: Key) -> list[str]:
+        """Return the names of all blobs of ``key``."""
+        return await self._bucket.names(key)
 
-        reply = self.wire.open(take)
-        try:
-            async with asyncio.timeout(ANSWER):
-                await self.wire.send(f"$JS.API.DIRECT.GET.{EVENTS}", query, reply=reply)
-                last = await done
-        except (TimeoutError, OutcomeUnknown) as error:
-            raise Unavailable("the log cannot be read now") from error
-        finally:
-            self.wire.forgive(done)
-            self.wire.shut(reply)
-        what = status(last)
-        if what not in ("204", "404"):
-            raise Unavailable(f"the log cannot be read now (status {what})")
-        pending = int((last.headers or {}).get("Nats-Num-Pending", 0))
-        return parts, bool(parts) and pending > 0
+    async def delete_blob(self, name: str) -> None:
+        """Delete a blob; only a janitor may."""
+        await self._bucket.delete(name)
 
-    async def follow(
-        self,
-        *,
-        after: int = 0,
-        key: Key | None = None,
-        routes: Sequence[Route] = ROUTES,
-        live: bool = True,
+    async def _follow(
+        self, *, after: int, key: Key | None, routes: Sequence[Route], live: bool
     ) -> AsyncGenerator[Sequence[Recorded], None]:
-        """Yield every commit beyond ``after``, in order, in runs."""
         source = commits(key, routes)
         end = None if live else await self._end(source)
         async with aclosing(Feed(self.wire, source, after).runs(end)) as runs:
@@ -311,12 +252,13 @@ class JetStreamJournal(Journal):
 
 
 async def _provision(wire: Wire, config: dict[str, Any]) -> None:
+    name = config["name"]
     try:
-        await wire.api(f"STREAM.CREATE.{EVENTS}", config)
+        await wire.api(f"STREAM.CREATE.{name}", config)
     except ApiError as error:
         if error.number != NAME_IN_USE:
             raise
-        await wire.api(f"STREAM.UPDATE.{EVENTS}", config)
+        await wire.api(f"STREAM.UPDATE.{name}", config)
 
 
 def _trace(headers: bytes) -> str:

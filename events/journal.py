@@ -6,10 +6,14 @@ unknown-outcome protocol of an append, and the check of what was read.
 """
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from functools import partial
+from typing import TypeVar
 
+from events.blobs import unpack
 from events.commit import Recorded
 from events.errors import (
     Conflict,
@@ -20,8 +24,12 @@ from events.errors import (
     WakeError,
 )
 from events.faults import crash_point
-from events.names import MAX_COMMIT, ROUTES, Key, Route
+from events.names import MAX_COMMIT, ROUTES, Key, Route, blob_name
 from events.spec import Lane
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds an append is retried: a lost leader costs 4 to 9, no setting less."""
@@ -92,18 +100,19 @@ class Journal(ABC):
         """
         _check_size(new)
         crash_point("append.before")
-        stored = await self._settle(new, after)
+        stored = await self._insist(partial(self._attempt, new, after))
         crash_point("append.after")
         return stored
 
-    async def _settle(self, new: Recorded, after: int) -> Recorded:
+    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask until there is an answer, as long as patience lasts."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.patience
         pause = 0.05
         while True:
             try:
-                return await self._attempt(new, after)
-            except OutcomeUnknown:
+                return await ask()
+            except (OutcomeUnknown, Unavailable):
                 if loop.time() > deadline:
                     raise
             await asyncio.sleep(pause)
@@ -143,13 +152,74 @@ class Journal(ABC):
             history = sorted(await self._read(key), key=lambda r: r.commit.version)
             tip = history[-1].position if history else 0
             if tip >= at_least and _contiguous(history):
-                return history
+                return [
+                    await self._unpacked(r) if r.commit.blobs else r for r in history
+                ]
         if _contiguous(history) and await self.tip(key) >= at_least:
             raise Unavailable(f"{key}: its newest commits cannot be read yet")
         raise Corrupt(
             f"history of {key} is incomplete: versions "
             f"{_missing(history)} are missing; restore EVENTS from a backup"
         )
+
+    def follow(
+        self,
+        *,
+        after: int = 0,
+        key: Key | None = None,
+        routes: Sequence[Route] = ROUTES,
+        live: bool = True,
+        whole: bool = True,
+    ) -> AsyncGenerator[Sequence[Recorded], None]:
+        """Yield every commit beyond ``after``, in order, none twice, in runs.
+
+        ``key`` and ``routes`` restrict it to one history, to some routes.
+        ``live=False`` ends at what was the end of the log when it began. With
+        ``whole=False`` blobs are left where they are, which is cheaper for who
+        needs no texts; one that is missing or damaged is always left, since one
+        history must not stop who follows them all: ``commit.blobs`` names it.
+        Close it (``contextlib.aclosing``) when done.
+        """
+        runs = self._follow(after=after, key=key, routes=routes, live=live)
+        return self._filled(runs) if whole else runs
+
+    async def _filled(
+        self, runs: AsyncGenerator[Sequence[Recorded], None]
+    ) -> AsyncGenerator[Sequence[Recorded], None]:
+        async with aclosing(runs):
+            async for run in runs:
+                if not any(recorded.commit.blobs for recorded in run):
+                    yield run
+                    continue
+                for recorded in run:  # one by one: blobs may be large
+                    yield [await self._as_whole_as_can_be(recorded)]
+
+    async def _as_whole_as_can_be(self, recorded: Recorded) -> Recorded:
+        try:
+            return await self._insist(partial(self._unpacked, recorded))
+        except Corrupt as error:
+            logger.warning("%s", error)
+            return recorded
+
+    # ── blobs ────────────────────────────────────────────────────────────────
+
+    async def keep(self, key: Key, contents: Mapping[str, bytes]) -> None:
+        """Store what a commit of ``key`` is about to name, by SHA-256.
+
+        What is there already is left alone. Raises OutcomeUnknown or Unavailable
+        when the log stayed silent until the deadline.
+        """
+        for sha256, content in contents.items():
+            store = partial(self._store_blob, blob_name(key, sha256), content)
+            await self._insist(store)
+
+    async def _unpacked(self, recorded: Recorded) -> Recorded:
+        """Return a commit with all its strings; raises Corrupt, Unavailable."""
+        contents = {
+            blob.sha256: await self._load_blob(blob_name(recorded.key, blob.sha256))
+            for blob in recorded.commit.blobs
+        }
+        return unpack(recorded, contents)
 
     # ── what an adapter provides ─────────────────────────────────────────────
 
@@ -170,20 +240,36 @@ class Journal(ABC):
         """Return the last position of ``key`` (0: none), never a stale answer."""
 
     @abstractmethod
-    def follow(
-        self,
-        *,
-        after: int = 0,
-        key: Key | None = None,
-        routes: Sequence[Route] = ROUTES,
-        live: bool = True,
+    def _follow(
+        self, *, after: int, key: Key | None, routes: Sequence[Route], live: bool
     ) -> AsyncGenerator[Sequence[Recorded], None]:
-        """Yield every commit beyond ``after``, in order, none twice, in runs.
+        """Yield every commit beyond ``after`` as it is stored; see ``follow``."""
 
-        ``key`` and ``routes`` restrict it to one history, to some routes.
-        ``live=False`` ends at what was the end of the log when it began. Close
-        it (``contextlib.aclosing``) when done.
+    @abstractmethod
+    async def _store_blob(self, name: str, content: bytes) -> None:
+        """Store a blob unless it is there; once this returns it is, durably.
+
+        Raises OutcomeUnknown; asked again it goes on where it stopped.
         """
+
+    @abstractmethod
+    async def _load_blob(self, name: str) -> bytes | None:
+        """Return a blob; None if it is not there, or not all of it.
+
+        Raises Unavailable.
+        """
+
+    @abstractmethod
+    async def blobs_of(self, key: Key) -> list[str]:
+        """Return the names of all blobs of ``key``, also of those no commit names.
+
+        A blob is stored before its commit, which may then be refused. Raises
+        Unavailable.
+        """
+
+    @abstractmethod
+    async def delete_blob(self, name: str) -> None:
+        """Delete a blob, or what there is of it; twice is fine. Raises Unavailable."""
 
     @abstractmethod
     async def work(

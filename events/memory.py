@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from events.commit import Recorded, unseal
 from events.journal import Journal, Work, WorkHeard, WorkQueue, WrongPosition
-from events.names import LANES, ROUTES, Key, Route
+from events.names import LANES, Key, Route
 from events.spec import Lane
 
 Clock = Callable[[], float]
@@ -26,6 +26,7 @@ class MemoryJournal(Journal):
         self.clock = clock
         self._log: list[Recorded] = []
         self._histories: dict[Key, list[Recorded]] = defaultdict(list)
+        self._blobs: dict[str, bytes] = {}
         self._grown = asyncio.Condition()
         self._listeners: list[Callable[[Recorded], None]] = []
         self._work_listeners: list[tuple[Sequence[Lane], WorkHeard]] = []
@@ -66,15 +67,23 @@ class MemoryJournal(Journal):
         history = self._histories.get(key)
         return history[-1].position if history else 0
 
-    async def follow(
-        self,
-        *,
-        after: int = 0,
-        key: Key | None = None,
-        routes: Sequence[Route] = ROUTES,
-        live: bool = True,
+    async def _store_blob(self, name: str, content: bytes) -> None:
+        self._blobs[name] = content
+
+    async def _load_blob(self, name: str) -> bytes | None:
+        return self._blobs.get(name)
+
+    async def blobs_of(self, key: Key) -> list[str]:
+        """Return the names of all blobs of ``key``."""
+        return [name for name in self._blobs if name.startswith(f"{key}/")]
+
+    async def delete_blob(self, name: str) -> None:
+        """Delete a blob."""
+        self._blobs.pop(name, None)
+
+    async def _follow(
+        self, *, after: int, key: Key | None, routes: Sequence[Route], live: bool
     ) -> AsyncGenerator[Sequence[Recorded], None]:
-        """Yield every commit beyond ``after``, in order, in runs."""
         end = len(self._log)
         while live or after < end:
             new = self._log[after : None if live else end]

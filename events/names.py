@@ -5,6 +5,7 @@ Ids are single subject tokens; what comes from outside is checked by
 """
 
 import re
+from base64 import urlsafe_b64encode
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
@@ -16,6 +17,10 @@ EVENTS = "EVENTS"  # the truth: one message per commit
 
 COMMANDS = "COMMANDS"  # what was asked, for seven days
 LOGS = "LOGS"  # what is told of executions, for some days
+
+# ── buckets ──────────────────────────────────────────────────────────────────
+BLOBS = "BLOBS"  # strings too long for a commit: <user>/<execution>/<sha-256>
+BLOBS_STREAM = f"OBJ_{BLOBS}"  # the stream that an object store lives in (ADR-20)
 
 # ── consumers ────────────────────────────────────────────────────────────────
 LIFECYCLE = "lifecycle"  # hands out commands, to one client at a time
@@ -30,6 +35,8 @@ FEED_FINISHED = "feed.*.*.finished"  # likewise: a kill ends what it holds
 LOGS_ALL = "logs.*.*.*"  # <user>.<execution>.<level>
 RUNNERS_ALL = "runners.*"  # <runner>: what each holds, not stored
 DEPARTED_ALL = "$SYS.ACCOUNT.*.DISCONNECT"  # who is gone, told to the system account
+BLOBS_CHUNKS = f"$O.{BLOBS}.C"  # .<user>.<execution>.<sha-256>: a blob's pieces
+BLOBS_INFOS = f"$O.{BLOBS}.M"  # .<name in base64>: that a blob is there, all of it
 
 # ── headers ──────────────────────────────────────────────────────────────────
 EXPECTED_POSITION = "Nats-Expected-Last-Subject-Sequence"  # optimistic concurrency
@@ -130,6 +137,26 @@ def log_subject(key: Key, level: Level) -> str:
     check_id(key.user, "user")
     check_id(key.execution, "execution")
     return f"logs.{key.user}.{key.execution}.{check_level(level)}"
+
+
+def blob_name(key: Key, sha256: str) -> str:
+    """What a blob of an execution is called in its bucket."""
+    return f"{key.user}/{key.execution}/{sha256}"
+
+
+def blob_chunks(name: str) -> str:
+    """Where the pieces of a blob are stored, one after the other."""
+    return f"{BLOBS_CHUNKS}.{name.replace('/', '.')}"  # ids have neither
+
+
+def blob_info(name: str) -> str:
+    """Where it is said that a blob is there, as any object store does."""
+    return f"{BLOBS_INFOS}.{urlsafe_b64encode(name.encode()).decode()}"
+
+
+def blobs_filter(key: Key) -> str:
+    """The pieces of all blobs of ``key``."""
+    return f"{BLOBS_CHUNKS}.{key.user}.{key.execution}.*"
 
 
 def log_filters(key: Key | None, level: Level | None) -> list[str]:

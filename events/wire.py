@@ -23,6 +23,7 @@ from events.errors import (
     Misconfigured,
     OutcomeUnknown,
     ServerUnsuitable,
+    TooLarge,
     Unavailable,
     WakeError,
 )
@@ -39,6 +40,9 @@ OLDEST_SERVER = (2, 14)
 
 ANSWER = 5.0
 """Seconds to wait for one answer of the server."""
+
+MAX_SUBJECT = 1024
+"""Bytes of a subject: the server cuts off who sends a line of more than 4,096."""
 
 NO_RESPONDERS = "503"
 REFUSED = "Authorization Violation"
@@ -280,7 +284,12 @@ class Wire:
         reply: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Send; raises OutcomeUnknown when the connection cannot take it."""
+        """Send; raises OutcomeUnknown when the connection cannot take it.
+
+        Raises TooLarge before anything is sent: the server would cut us off,
+        and after that nats-py never comes back.
+        """
+        _check_size(subject, payload, headers, self.client.max_payload)
         try:
             await self.client.publish(
                 subject,
@@ -321,6 +330,23 @@ class Wire:
         answer = (await self.request(f"$JS.API.{subject}", payload)).data
         raise_problem(answer)
         return answer
+
+
+def _check_size(
+    subject: str, payload: bytes, headers: Mapping[str, str] | None, most: int
+) -> None:
+    """Raise TooLarge for a message that the server would not take."""
+    size = len(payload)
+    if headers:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        size += len(b"NATS/1.0\r\n\r\n") + len(lines.encode())
+    if size > most:
+        raise TooLarge(
+            f"a message of {size:,} bytes, headers included, is larger than the "
+            f"{most:,} that nats-server takes ({subject:.80})"
+        )
+    if len(subject) > MAX_SUBJECT:
+        raise TooLarge(f"a subject of {len(subject):,} characters: {subject:.80}")
 
 
 def raise_problem(answer: bytes) -> None:

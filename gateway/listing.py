@@ -37,7 +37,7 @@ async def rows_of(log: Log) -> list[Row]:
     """Fold the whole log; the newest execution first."""
     found: dict[Key, Execution] = {}
     damaged: set[Key] = set()
-    async with aclosing(log.journal.follow(live=False)) as runs:
+    async with aclosing(log.journal.follow(live=False, whole=False)) as runs:
         async for run in runs:
             for recorded in run:
                 known = found.setdefault(recorded.key, Execution(recorded.key))

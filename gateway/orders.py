@@ -151,7 +151,7 @@ async def find(journal: Journal, execution: str, *, user: str = "local") -> Key:
     if await journal.tip(own):
         return own
     found: set[Key] = set()
-    async with aclosing(journal.follow(live=False)) as runs:
+    async with aclosing(journal.follow(live=False, whole=False)) as runs:
         async for run in runs:
             found |= {r.key for r in run if r.key.execution == execution}
     if not found:

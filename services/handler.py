@@ -10,11 +10,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
 
+from events.blobs import pack
 from events.commit import Commit, Recorded, seal
 from events.errors import Conflict, Refused
 from events.execution import Execution
 from events.journal import Journal
-from events.names import Key
+from events.names import MAX_COMMIT, Key
 from services.telemetry import current
 
 ROUNDS = 20
@@ -90,9 +91,21 @@ class Handler:
                 cause=cause,
                 events=events,  # type: ignore[arg-type]  # every Event is in AnyEvent
             )
-            sealed, body = seal(commit, execution.key, execution.state.chain)
+            sealed, body = await self._sealed(commit, execution)
             route = execution.route(events)
             new = Recorded(0, execution.key, route, sealed, body, current())
             stored = await self.journal.append(new, after=execution.position)
             execution.committed(stored)
         return execution
+
+    async def _sealed(
+        self, commit: Commit, execution: Execution
+    ) -> tuple[Commit, bytes]:
+        """Seal it; what it has no room for is stored first. Raises TooLarge."""
+        key, previous = execution.key, execution.state.chain
+        sealed, body = seal(commit, key, previous)
+        if len(body) <= MAX_COMMIT:
+            return sealed, body
+        packed, contents = pack(commit, key)
+        await self.journal.keep(key, contents)
+        return seal(packed, key, previous)

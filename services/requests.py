@@ -89,6 +89,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: str = ""
 
 
+MAX_REASON = 2_000
+"""Characters of a refusal's message: it may quote what a stranger sent."""
+
 _FREE = frozenset({"metadata", "answer"})
 """Fields that may have any JSON."""
 
@@ -196,5 +199,9 @@ def refusal(command: str, key: Key, error: WakeError) -> Answer:
         execution=key.execution,
         accepted=False,
         code=error.code,
-        message=str(error),
+        message=_short(str(error)),
     )
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= MAX_REASON else message[:MAX_REASON] + "…"

@@ -262,7 +262,8 @@ class Runner:
         known = self._parked.pop(recorded.key, None)
         if known is None and recorded.commit.version == 1:
             known = Execution(recorded.key)
-        if known and known.state.version == recorded.commit.version - 1:
+        whole = not recorded.commit.blobs  # else only a load puts the texts in
+        if whole and known and known.state.version == recorded.commit.version - 1:
             known.follow(recorded)
             return known
         return await self._handler.load(recorded.key, at_least=recorded.position)

@@ -23,6 +23,7 @@ ADAPTERS = {
         for name in (
             "client",
             "wire",
+            "direct",
             "jetstream",
             "pull",
             "pinned",

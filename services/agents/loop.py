@@ -27,7 +27,7 @@ from events.errors import (
 )
 from events.execution import Execution
 from events.messages import Message, Reply, Request, ToolResult
-from events.names import MAX_COMMIT, Key
+from events.names import Key
 from events.next_action import CallModel, RunTools, next_action
 from events.spec import AgentSpec
 from events.state import Call
@@ -172,13 +172,21 @@ class Drive:
                 await self._decide(partial(Execution.obey, attempt=self._attempt))
 
     async def _decide(self, decide: Decision) -> None:
+        """Make a decision durable; what no commit can hold ends the execution."""
+        try:
+            await self._record(decide)
+        except TooLarge as error:
+            await self._fail(error)
+
+    async def _record(self, decide: Decision) -> None:
+        """Make a decision durable; after TooLarge the execution is as it was."""
         try:
             self.execution = await self._handler.handle(
                 self.execution.key, decide, known=self.execution
             )
-        except TooLarge as error:
+        except TooLarge:
             self.execution = await self._handler.load(self.execution.key)
-            await self._fail(error)
+            raise
 
     def _time_left(self) -> float:
         state = self.execution.state
@@ -197,7 +205,7 @@ class Drive:
         if reply is None:
             await self._decide(partial(Execution.obey, attempt=self._attempt))
         else:
-            await self._record(reply)
+            await self._take(reply)
 
     async def _in_time(self, model: Model) -> Reply | None:
         """Ask within the time that is left; None once it is over."""
@@ -252,16 +260,18 @@ class Drive:
         self._said = len(state.turns) + 1
         return tuple(self._messages)
 
-    async def _record(self, reply: Reply) -> None:
+    async def _take(self, reply: Reply) -> None:
+        """Record a reply, and with it the results of calls that need no world."""
         calls = control.unique(reply.tool_calls)
         if calls is not reply.tool_calls:
             reply = msgspec.structs.replace(reply, tool_calls=calls)
         results = self._caller.at_once(self.execution.state, calls)
-        await self._decide(
-            partial(
-                Execution.respond, attempt=self._attempt, reply=reply, results=results
-            )
-        )
+        respond = partial(Execution.respond, attempt=self._attempt, reply=reply)
+        try:
+            await self._record(partial(respond, results=results))
+        except TooLarge:
+            # Without them the calls are open, and made like any other.
+            await self._decide(respond)
         self._means.tell(
             self.execution.key,
             "debug",
@@ -298,16 +308,26 @@ class Drive:
             return
         async with aclosing(self._results(calls)) as groups:
             async for results in groups:
-                await self._decide(
-                    partial(
-                        Execution.finish_calls, attempt=self._attempt, results=results
-                    )
-                )
+                await self._finish(results)
                 if self.execution.state.status != "running":
                     return
 
+    async def _finish(self, results: Sequence[ToolResult]) -> None:
+        """Record results; what is too large together one by one, or as a failure."""
+        finish = partial(Execution.finish_calls, attempt=self._attempt)
+        try:
+            await self._record(partial(finish, results=results))
+        except TooLarge as error:
+            if len(results) == 1:
+                failed = _without_effect(results[0], error)
+                await self._decide(partial(finish, results=[failed]))
+                return
+            for result in results:
+                if self.execution.state.status == "running":
+                    await self._finish([result])
+
     async def _results(self, calls: Sequence[Call]) -> AsyncGenerator[list[ToolResult]]:
-        """Run calls side by side; yield results as they come, as many as fit."""
+        """Run calls side by side; yield results as they come."""
         state, limit = self.execution.state, self._time_left()
         runs = {
             asyncio.create_task(self._caller.run(state, call, limit)) for call in calls
@@ -317,8 +337,7 @@ class Drive:
                 done, runs = await asyncio.wait(
                     runs, return_when=asyncio.FIRST_COMPLETED
                 )
-                for group in _fitting([task.result() for task in done]):
-                    yield group
+                yield [task.result() for task in done]
         finally:
             for task in runs:
                 task.cancel()
@@ -341,15 +360,12 @@ def _pause(error: Exception) -> bool | float:
     return True if error.retry_after is None else error.retry_after
 
 
-def _fitting(results: list[ToolResult]) -> list[list[ToolResult]]:
-    """Group results so that each group fits a commit."""
-    groups: list[list[ToolResult]] = [[]]
-    size = 0
-    for result in results:
-        added = len(msgspec.json.encode(result))
-        if groups[-1] and size + added > MAX_COMMIT // 2:
-            groups.append([])
-            size = 0
-        groups[-1].append(result)
-        size += added
-    return groups
+def _without_effect(result: ToolResult, error: TooLarge) -> ToolResult:
+    """Tell the model what a call gave, and that notes and tasks of it are not kept."""
+    said = f"it ran, but what it noted is not kept: {error}\n{result.output}"
+    return ToolResult(
+        call_id=result.call_id,
+        output=said,
+        outcome="failed",
+        latency_ms=result.latency_ms,
+    )

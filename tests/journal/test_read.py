@@ -142,7 +142,7 @@ async def test_reading_without_a_server_is_unavailable(
     own_log: JetStreamLog, own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One plain error that the callers know, although seven reads failed."""
-    monkeypatch.setattr("events.jetstream.ANSWER", 0.05)
+    monkeypatch.setattr("events.direct.ANSWER", 0.05)
     own_server.freeze(frozen=True)
     with pytest.raises(Unavailable, match="cannot be read now"):
         await own_log.journal.read(KEY)

@@ -127,13 +127,14 @@ def unpack(recorded: Recorded, contents: Mapping[str, bytes | None]) -> Recorded
     missing, or is not what was taken out.
     """
     tree = _decoder.decode(recorded.body).events
-    for blob in recorded.commit.blobs:
-        text = _text(recorded, blob, contents.get(blob.sha256))
-        try:
+    texts = [(b, _text(recorded, b, contents)) for b in recorded.commit.blobs]
+    try:
+        for blob, text in texts:
             _put_back(tree, blob, text)
-        except (LookupError, TypeError, ValueError) as error:
-            raise _corrupt(recorded, blob, "belongs nowhere") from error
-    return recorded._replace(commit=_with(recorded.commit, tree, ()))
+        whole = _with(recorded.commit, tree, ())
+    except (LookupError, TypeError, ValueError, msgspec.ValidationError) as error:
+        raise _corrupt(recorded, "it has no place for its blobs") from error
+    return recorded._replace(commit=whole)
 
 
 def _with(commit: Commit, tree: list[Any], blobs: tuple[Blob, ...]) -> Commit:
@@ -141,11 +142,12 @@ def _with(commit: Commit, tree: list[Any], blobs: tuple[Blob, ...]) -> Commit:
     return msgspec.structs.replace(commit, events=events, blobs=blobs)
 
 
-def _text(recorded: Recorded, blob: Blob, content: bytes | None) -> str:
+def _text(recorded: Recorded, blob: Blob, contents: Mapping[str, bytes | None]) -> str:
+    content, name = contents.get(blob.sha256), blob_name(recorded.key, blob.sha256)
     if content is None:
-        raise _corrupt(recorded, blob, "is missing or not whole")
+        raise _corrupt(recorded, f"the blob {name} is missing or not whole")
     if len(content) != blob.size or sha256(content).hexdigest() != blob.sha256:
-        raise _corrupt(recorded, blob, "is not what was stored")
+        raise _corrupt(recorded, f"the blob {name} is not what was stored")
     return content.decode()
 
 
@@ -162,9 +164,8 @@ def _place(node: Any, token: str) -> str | int:
     return token.replace("~1", "/").replace("~0", "~")
 
 
-def _corrupt(recorded: Recorded, blob: Blob, what: str) -> Corrupt:
-    key, version = recorded.key, recorded.commit.version
+def _corrupt(recorded: Recorded, what: str) -> Corrupt:
     return Corrupt(
-        f"history of {key} is damaged at version {version}: the blob "
-        f"{blob_name(key, blob.sha256)} {what}; restore {BLOBS} from a backup"
+        f"history of {recorded.key} is damaged at version {recorded.commit.version}: "
+        f"{what}; restore {BLOBS} from a backup"
     )

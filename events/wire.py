@@ -345,8 +345,8 @@ def _check_size(
             f"a message of {size:,} bytes, headers included, is larger than the "
             f"{most:,} that nats-server takes ({subject:.80})"
         )
-    if len(subject) > MAX_SUBJECT:
-        raise TooLarge(f"a subject of {len(subject):,} characters: {subject:.80}")
+    if len(subject.encode()) > MAX_SUBJECT:
+        raise TooLarge(f"a subject has at most {MAX_SUBJECT:,} bytes: {subject:.80}")
 
 
 def raise_problem(answer: bytes) -> None:

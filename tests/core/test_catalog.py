@@ -1,12 +1,11 @@
 """The events: their names on the wire, their shapes, and what applies them."""
 
 import re
-from datetime import UTC, datetime
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import get_args
 
 import msgspec
 import pytest
+from anything import one_event
 from eventsourcing.dcb.domain import decorated_funcs
 from histories import BEGINNING, KEY, Story, call, encoded
 from hypothesis import given
@@ -50,49 +49,7 @@ WIRE_NAMES = [
 ]
 """Written out once more: histories hold these for ever; a new one is added here."""
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=2)
-        | st.dictionaries(st.text(max_size=3), inner, max_size=2)
-    ),
-    max_leaves=5,
-)
-PLAIN: dict[Any, st.SearchStrategy[Any]] = {
-    Any: JSON,
-    str: st.text(max_size=10),
-    int: st.integers(-(2**63), 2**63 - 1),
-    float: st.floats(allow_nan=False, allow_infinity=False),
-    bool: st.booleans(),
-    NoneType: st.none(),
-    datetime: st.datetimes(timezones=st.just(UTC)),
-}
-
-
-def values(kind: Any) -> st.SearchStrategy[Any]:
-    """All values of a field's type."""
-    if kind in PLAIN:
-        return PLAIN[kind]
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return structs(kind)
-    origin, inside = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return st.sampled_from(inside)
-    if origin in (Union, UnionType):
-        return st.one_of([values(one) for one in inside])
-    if origin is tuple:
-        return st.lists(values(inside[0]), max_size=2).map(tuple)
-    assert origin is dict, kind
-    return st.dictionaries(values(inside[0]), values(inside[1]), max_size=2)
-
-
-def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
-    """All structs of a kind, field by field."""
-    fields = msgspec.structs.fields(kind)
-    return st.builds(kind, **{field.name: values(field.type) for field in fields})
-
-
-ANY_EVENT = st.one_of([structs(kind) for kind in EVENTS])
+ANY_EVENT = one_event()
 
 
 def states() -> list[Story]:

@@ -10,7 +10,7 @@ from events.errors import OutcomeUnknown
 from events.jetstream import JetStreamJournal
 from events.journal import Journal, Work, WorkQueue
 from events.memory import MemoryJournal
-from events.names import EVENTS, LANES
+from events.names import BLOBS_STREAM, EVENTS, LANES
 from events.wire import ApiError, Wire
 
 
@@ -75,7 +75,8 @@ class JetStreamLog(Log):
     async def open(self) -> None:
         """Begin with nothing, whatever an earlier test left."""
         wire = await self.wire()
-        await _unless_missing(wire, f"STREAM.DELETE.{EVENTS}")
+        for stream in (EVENTS, BLOBS_STREAM):
+            await _unless_missing(wire, f"STREAM.DELETE.{stream}")
         self.journal: JetStreamJournal = await JetStreamJournal.open(wire)
 
     async def wire(self) -> Wire:

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from events.catalog import Created
 from events.commands import Resume
-from events.errors import InvalidInput, NotFound, TooLarge
+from events.errors import InvalidInput, NotFound
 from events.execution import Execution
 from events.journal import Journal
-from events.names import MAX_COMMIT, Key, check_id
+from events.names import Key, check_id
 from events.spec import AgentSpec
 from events.state import State
 from gateway.composition import Bench, Log
@@ -27,8 +25,8 @@ from services.tools.workspace import Workspace
 
 DEFAULT_AGENT = "explorer"
 
-ROOM = 4096
-"""Bytes of a commit that are not the event."""
+MAX_PROMPT = 256 * 1024
+"""Bytes of a prompt: it is told to the model again with every step."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,6 @@ class Start(Order):
         self._workspace = _directory(workspace)
         spec = self._registry.spec(agent)
         self._opened = open_model(model or spec.model)
-        _check_size(self._created(spec))
 
     def _created(self, spec: AgentSpec) -> Created:
         return Created(
@@ -168,9 +165,14 @@ def _said(prompt: str) -> str:
     if not prompt.strip():
         raise InvalidInput("the prompt is empty: say what the agent is to do")
     try:
-        prompt.encode()
+        size = len(prompt.encode())
     except UnicodeEncodeError as error:
         raise InvalidInput("the prompt is not UTF-8: write it in UTF-8") from error
+    if size > MAX_PROMPT:
+        raise InvalidInput(
+            f"the prompt is too long: {size:,} bytes, at most {MAX_PROMPT:,}; put it "
+            "into a file of the workspace and name that file"
+        )
     return prompt
 
 
@@ -185,16 +187,6 @@ def _directory(path: Path) -> str:
             f"the workspace {found!r} has a name that is not UTF-8: rename it"
         ) from error
     return found
-
-
-def _check_size(created: Created) -> None:
-    size = len(msgspec.json.encode(created))
-    if size > MAX_COMMIT - ROOM:
-        raise TooLarge(
-            f"the prompt is too long: {len(created.input.encode()):,} bytes, and a "
-            f"commit holds {MAX_COMMIT:,}; put it into a file of the workspace and "
-            "name that file"
-        )
 
 
 def _check_workspace(state: State) -> None:

@@ -57,7 +57,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., Refusal]:
         ((), 2, "say what the agent is to do"),
         (("bad \udcff bytes",), 2, "the prompt is not UTF-8"),
         (("x" * 300_000,), 2, "put it into a file of the workspace"),
-        (("\x01" * 60_000,), 2, "put it into a file of the workspace"),
+        (("ü" * 140_000,), 2, "280,000 bytes, at most 262,144"),
         (("Hi", "--agent", "explorr"), 2, "did you mean 'explorer'?"),
         (("Hi", "--agent", "\x1b[2J"), 2, "no agent type"),
         (("Hi", "--model", "gpt-5"), 2, "write openai:gpt-5"),

@@ -1,4 +1,6 @@
 import asyncio
+import re
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +78,23 @@ async def test_binary_output_is_bounded_text(bash: Bash, context: ToolContext) -
     told = await call(bash, context, "head -c 3000000 /dev/urandom; exit 5")
     assert told.endswith("[exit code 5]")
     told.encode()
+
+
+async def test_fifty_megabytes_are_cut_as_they_come(
+    bash: Bash, context: ToolContext
+) -> None:
+    """Beginning and end are told, and never more than that is in memory."""
+    command = "echo start; head -c 52428800 /dev/zero | tr '\\0' x; echo; echo end"
+    tracemalloc.start()
+    try:
+        told = await call(bash, context, command)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert told.startswith("start\nxxx")
+    assert told.endswith("xxx\nend\n[exit code 0]")
+    assert re.search(r"\[cut: 52,3\d\d,\d\d\d of 52,428,811 bytes left out\]", told)
+    assert peak < 20 * MAX_OUTPUT
 
 
 @pytest.mark.parametrize(

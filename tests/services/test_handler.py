@@ -177,7 +177,8 @@ async def test_what_is_too_large_is_refused_and_leaves_nothing(log: Log) -> None
     handler = Handler(log.journal, "tester")
     await handler.handle(KEY, create())
     with pytest.raises(TooLarge, match="ada/run-1: a commit of"):
-        await handler.handle(KEY, note("x", "y" * MAX_COMMIT))
+        await handler.handle(KEY, note("x", [0] * MAX_COMMIT))
+    assert await log.journal.blobs_of(KEY) == []
     execution = await handler.handle(KEY, note("z"))
     assert execution.state.notes == {"z": True, "seen": 1}
 

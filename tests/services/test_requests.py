@@ -19,7 +19,7 @@ from events.inbox import Order
 from events.names import MAX_MESSAGE, Key, check_id
 from events.spec import AgentSpec
 from services import requests
-from services.requests import DEEPEST, NEW, VERBS, Answer, Start
+from services.requests import DEEPEST, MAX_REASON, NEW, VERBS, Answer, Start
 
 # ── reading ──────────────────────────────────────────────────────────────────
 
@@ -278,9 +278,39 @@ async def test_what_is_too_large_is_refused_by_the_server(to: Clerk) -> None:
 
 async def test_a_start_that_fits_no_commit_is_refused(to: Clerk) -> None:
     """As large as a command may be, and more than a commit can hold."""
-    answer = await to.start(metadata={"pad": "x" * 250_000}, input="y" * 11_950)
+    answer = await to.start(metadata={"pad": [0] * 130_900})
     assert (answer.accepted, answer.code) == (False, "too_large")
     assert await to.story() == []
+
+
+async def test_a_start_with_long_texts_is_kept_whole(to: Clerk) -> None:
+    """As large as a command may be: what a commit has no room for lies beside it."""
+    metadata = {"pad": "x" * 250_000}
+    answer = await to.start(metadata=metadata, input="y" * 11_950)
+    assert answer.accepted
+    state = (await to.load()).state
+    assert (state.metadata, state.input) == (metadata, "y" * 11_950)
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("start", b'{"%s": 1}' % ("ü" * 250_000).encode()),
+        ("pause", b'{"reason": 1, "%s": 2}' % (b"x" * 500_000)),
+        ("x" * 900, b"{}"),
+    ],
+    ids=["a long field", "a longer field", "a long verb"],
+)
+async def test_a_refusal_is_short_whatever_was_sent(
+    to: Clerk, verb: str, body: bytes
+) -> None:
+    """It quotes what was wrong, and fits every server's messages."""
+    wire = to.inbox._wire  # type: ignore[attr-defined]
+    await wire.request(f"commands.ada.run-1.{verb}", body)
+    answer = await to.hear()
+    assert (answer.accepted, answer.code) == (False, "invalid_input")
+    assert len(answer.message) <= MAX_REASON + 1
+    assert (await to.start()).accepted
 
 
 async def test_thousands_of_commands_at_once(to: Clerk) -> None:

@@ -26,10 +26,10 @@ from events import catalog as e
 from events.commands import Cancel, Input, Kill, Pause, Resume
 from events.errors import Misconfigured, ModelRefused, ModelUnavailable
 from events.messages import ToolCall, ToolMessage
-from events.names import MAX_COMMIT, Key
+from events.names import Key
 from events.spec import Chunking, Limits
 from services.agents.loop import MODEL_TRIES, Means
-from services.tools.base import ToolContext, ToolOutput
+from services.tools.base import ToolContext
 
 WORKERS = 16
 
@@ -323,43 +323,6 @@ async def test_waiting_for_a_busy_model_ends_with_the_execution(
     async with runner(log.journal, work):
         state = await finished(log.journal)
     assert state.finish_reason == "timeout"
-
-
-async def test_a_reply_that_is_too_large_fails_the_execution(
-    log: Log, with_model: Callable[..., Means]
-) -> None:
-    """Not the connection: the runner goes on with the next one."""
-    work = with_model(wants(use("look")), [says("x" * MAX_COMMIT), says("fits")])
-    other = Key("ada", "other")
-    async with runner(log.journal, work):
-        for key in (KEY, other):
-            await start(log.journal, key)
-        states = [await finished(log.journal, key) for key in (KEY, other)]
-    failed = [state.failure for state in states if state.failure]
-    assert {state.status for state in states} == {"completed", "failed"}
-    assert [failure.error for failure in failed] == ["too_large"]
-    assert "larger than 262,144" in failed[0].message
-
-
-async def test_a_result_that_is_too_large_fails_the_execution(
-    log: Log, with_model: Callable[..., Means], world: World
-) -> None:
-    """Its reply stays recorded; the irreversible call is noted as in doubt."""
-
-    async def large(_: ToolContext) -> ToolOutput:
-        return ToolOutput(text="x", notes={"large": "x" * MAX_COMMIT})
-
-    world.behave = {"large": large}
-    await start(log.journal)
-    async with runner(log.journal, with_model(wants(use("launch", "large")), says())):
-        state = await finished(log.journal)
-    assert state.failure is not None
-    assert state.failure.error == "too_large"
-    assert (await story(log.journal))[2:] == [
-        ["ModelResponded", "ToolStarted"],
-        ["ToolInDoubt", "Failed"],
-    ]
-    assert world.count("launch") == 1
 
 
 async def test_a_workspace_that_is_missing_fails_the_execution(

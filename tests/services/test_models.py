@@ -216,6 +216,20 @@ async def test_large_reply(opened: Open, name: str) -> None:
 
 
 @every_provider
+async def test_large_arguments(opened: Open, name: str) -> None:
+    """Two megabytes of a call's arguments arrive whole, and are told again."""
+    command = "x" * 2_000_000
+    pieces = ('{"command": "', *[command[:4_000]] * 500, '"}')
+    call = Call(id="c1", name="bash", arguments=pieces)
+    model, server = await opened(name, Answer(calls=(call,)), Answer(text=("ok",)))
+    reply = await model.reply(asked())
+    assert json.loads(reply.tool_calls[0].arguments) == {"command": command}
+    result = ToolMessage("c1", "bash", "too long", "failed")
+    await model.reply(asked(UserMessage("hi"), answered(reply), result))
+    assert wire_calls(server.last) == [("c1", "bash", {"command": command})]
+
+
+@every_provider
 async def test_half_characters_are_mended(opened: Open, name: str) -> None:
     """An emoji cut in two is joined, a lone half replaced: the log takes the reply."""
     text = ("\ud83d", "\ude00 and \ud83d")

@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -48,6 +48,9 @@ from events.pull import (
 )
 from events.spec import Lane
 from events.wire import ApiError, Nobody, Wire, raise_problem
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
 
 TRY = 2.0
 """Seconds one try of an append waits for its ack."""

@@ -66,7 +66,9 @@ class Reactor:
             await self._see(live=True)
 
     async def _see(self, *, live: bool) -> None:
-        followed = self._journal.follow(after=self._position, routes=TELLING, live=live)
+        followed = self._journal.follow(
+            after=self._position, routes=TELLING, live=live, whole=False
+        )
         async with aclosing(followed) as runs:
             async for run in runs:
                 for recorded in run:

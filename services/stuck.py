@@ -78,7 +78,8 @@ async def put_back(handler: Handler, stuck: Stuck, reason: str) -> bool:
 async def unfinished(journal: Journal) -> list[Recorded]:
     """Find the executions that were not parked or finished when last heard of."""
     last: dict[Key, Recorded] = {}
-    async with aclosing(journal.follow(routes=TELLING, live=False)) as runs:
+    followed = journal.follow(routes=TELLING, live=False, whole=False)
+    async with aclosing(followed) as runs:
         async for run in runs:
             for recorded in run:
                 if recorded.route in ("finished", "parked"):

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 
+import msgspec
 import pytest
 from commits import KEY
 from inboxes import JetStreamBox
@@ -10,8 +11,11 @@ from nats_server import NatsServer
 
 from events.errors import InvalidInput, TooLarge
 from events.inbox import MAX_BODY
-from events.names import MAX_MESSAGE
+from events.muster import NatsPresences
+from events.names import LANES, MAX_MESSAGE
+from events.presence import Connection, Held, Presence, Process
 from events.wire import MAX_SUBJECT, Wire
+from gateway.settings import Runner
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +104,36 @@ async def test_an_answer_that_is_too_large_is_not_sent(nats_server: NatsServer) 
         async with box.inbox.answers("ada", "c-1") as heard:
             await box.inbox.answer("ada", "c-1", b"yes")
             assert await heard.get() == b"yes"
+
+
+def _may_be_at_once(number: int) -> bool:
+    try:
+        msgspec.convert({"concurrency": number}, Runner)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+async def test_all_that_a_runner_can_hold_is_told_in_one_message(wire: Wire) -> None:
+    """With the longest ids there are, and the most at once that can be configured."""
+    most = next(n for n in range(1, 2**16) if not _may_be_at_once(n + 1))
+    held = Held("u" * 64, "e" * 64, 2**63 - 1)
+    presence = Presence(
+        runner="r" * 64,
+        instance="i" * 16,
+        connection=Connection("s" * 56, 2**63),
+        process=Process(machine="m" * 100, pid=2**22, began=2**63),
+        host="h" * 255,
+        since=0.0,
+        lanes=LANES,
+        took=(held,) * most,
+    )
+    heard: list[Presence] = []
+    presences = NatsPresences(wire)
+    async with presences.hear(heard.append):
+        await presences.tell(presence)
+        await wire.flush()
+    assert heard == [presence]
 
 
 async def test_a_log_with_the_largest_commit_lives_on_such_a_server(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 TEXT = (Path(__file__).parents[2] / "docs/subjects.md").read_text()
 
 _JSON = re.compile(r"<!-- (sent|heard|stored): (\S+) -->\n```json\n(.*?)```", re.DOTALL)
-_CONFIG = re.compile(r"<!-- config -->\n```\n(.*?)```\n<!-- end -->", re.DOTALL)
+_BLOCK = r"<!-- {} -->\n```\w*\n(.*?)```\n<!-- end -->"
 
 
 class Example(NamedTuple):
@@ -35,8 +35,22 @@ def examples(what: str) -> list[Example]:
 
 def config() -> str:
     """The configuration of a nats-server that lets one user in."""
-    found = _CONFIG.search(TEXT)
-    assert found, "docs/subjects.md has no <!-- config -->"
+    return block("config")
+
+
+def with_reader() -> str:
+    """The same, with an account for who reads everybody's long texts."""
+    exports, accounts = "exports: [", "accounts {"
+    text = config()
+    assert text.count(exports) == text.count(accounts) == 1
+    text = text.replace(exports, f"{exports}\n{block('reader export')}")
+    return text.replace(accounts, f"{accounts}\n{block('reader account')}")
+
+
+def block(name: str) -> str:
+    """What stands between the comment of that name and the end."""
+    found = re.search(_BLOCK.format(name), TEXT, re.DOTALL)
+    assert found, f"docs/subjects.md has no <!-- {name} -->"
     return found[1]
 
 

@@ -9,7 +9,7 @@ import logging
 from collections import OrderedDict
 from functools import partial
 
-from events.errors import Conflict, OutcomeUnknown, Stale, Unavailable
+from events.errors import Conflict, OutcomeUnknown, Stale, Unavailable, WakeError
 from events.execution import Execution
 from events.journal import Journal, Work, WorkQueue
 from events.names import LANES, Key
@@ -41,9 +41,9 @@ class Runner:
     """Works on executions of some lanes, ``concurrency`` at once in all.
 
     ``only`` restricts it to one execution (``wake run``). ``lease`` is in
-    seconds; every runner of a lane uses the same. ``grace`` is how long a cancel
-    waits for what is in flight, in seconds. Where there are ``presences``, it says
-    what it holds. Who gets the next slot stands in ``sharing.py``.
+    seconds; every runner of a lane uses the same. ``cancel_grace`` is how long a
+    cancel waits for what is in flight, in seconds. Where there are ``presences``, it
+    says what it holds. Who gets the next slot stands in ``sharing.py``.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Runner:
         lanes: tuple[Lane, ...] = LANES,
         concurrency: int = 64,
         lease: float = 30.0,
-        grace: float = GRACE,
+        cancel_grace: float = GRACE,
         only: Key | None = None,
         presences: Presences | None = None,
         clock: Clock = utc_now,
@@ -65,7 +65,7 @@ class Runner:
         self._handler = Handler(journal, f"runner:{name}", clock)
         self._lanes, self._only = lanes, only
         self._slots, self._crowd = Slots(concurrency, lanes), Crowd()
-        self._holdings = Holdings(lease, grace)
+        self._holdings = Holdings(lease, cancel_grace)
         self._announcer = Announcer(
             presences or Unheard(),
             self._holdings,
@@ -79,11 +79,12 @@ class Runner:
 
     async def run(self) -> None:
         """Work until ``drain`` was asked for and everything in hand is settled."""
-        holdings, me = self._holdings, self._handler.by
+        holdings, journal = self._holdings, self._journal
+        heard = partial(holdings.hear, me=self._handler.by)
         async with (
-            self._journal.hear(partial(holdings.hear, me=me)),
-            self._journal.hear_work(self._lanes, self._crowd.hear),
             asyncio.TaskGroup() as works,
+            journal.hear(heard, partial(self._look_again, works)),
+            journal.hear_work(self._lanes, self._crowd.hear),
         ):
             keepers = [
                 works.create_task(holdings.keep()),
@@ -98,6 +99,23 @@ class Runner:
             for keeper in keepers:
                 keeper.cancel()
             await self._announcer.leave()
+
+    def _look_again(self, works: asyncio.TaskGroup) -> None:
+        """See whether what is held was signalled while nothing could be heard."""
+        for holding in self._holdings.all():
+            works.create_task(self._look_at(holding))
+
+    async def _look_at(self, holding: Holding) -> None:
+        try:
+            execution = await self._handler.load(holding.key)
+        except WakeError as error:
+            logger.warning("%s: not looked at: %s", holding.key, error)
+            return
+        holding.signalled = True
+        if execution.state.final:
+            holding.stop("ended")
+        elif execution.state.cancel_requested:
+            holding.hasten()
 
     async def drain(self, grace: float = 0.0) -> None:
         """Take nothing new; what is not at a stop after ``grace`` s is given back.

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 CACHED = 1_000
 """Executions kept in memory after they were parked, to be woken without a load."""
 
+LOADS = 8
+"""Histories read side by side: of many that come at once the first goes on at once."""
+
 IDLE = 5.0
 """Seconds one fetch waits; what arrives in between is not missed."""
 
@@ -74,6 +77,7 @@ class Runner:
             concurrency=concurrency,
         )
         self._parked: OrderedDict[Key, Execution] = OrderedDict()
+        self._loads = asyncio.Semaphore(LOADS)
         self._takers: list[asyncio.Task[None]] = []
         self._draining = False
 
@@ -283,7 +287,8 @@ class Runner:
         if known and known.state.version == recorded.commit.version - 1:
             known.follow(recorded)
             return known
-        return await self._handler.load(recorded.key, at_least=recorded.position)
+        async with self._loads:
+            return await self._handler.load(recorded.key, at_least=recorded.position)
 
     def _keep(self, execution: Execution) -> None:
         self._parked[execution.key] = execution

@@ -21,7 +21,7 @@ from typing import Literal
 
 from events.commit import Recorded
 from events.errors import OutcomeUnknown
-from events.journal import Journal, WorkHeard, WorkQueue
+from events.journal import Journal, WorkHeard, WorkQueue, unheeded
 from events.names import Key, Route
 from events.spec import Lane
 
@@ -179,10 +179,10 @@ class FaultyJournal(Journal):
         return await self.inner.work(lane, lease=lease, key=key)
 
     def hear(
-        self, heard: Callable[[Recorded], None]
+        self, heard: Callable[[Recorded], None], missed: Callable[[], None] = unheeded
     ) -> AbstractAsyncContextManager[None]:
         """Hear ``inner``."""
-        return self.inner.hear(heard)
+        return self.inner.hear(heard, missed)
 
     def hear_work(
         self, lanes: Sequence[Lane], heard: WorkHeard

@@ -17,7 +17,7 @@ from events.bucket import Bucket, bucket_stream
 from events.commit import Recorded, unseal
 from events.direct import ask_leader, read_subject
 from events.errors import OutcomeUnknown, ServerUnsuitable, TooLarge, Unavailable
-from events.journal import Journal, WorkHeard, WrongPosition
+from events.journal import Journal, WorkHeard, WrongPosition, unheeded
 from events.names import (
     EVENTS,
     EVENTS_ALL,
@@ -228,12 +228,18 @@ class JetStreamJournal(Journal):
             raise Unavailable(f"cannot open the lane {lane}: {error}") from error
         return JetStreamQueue(self.wire, name, lease)
 
-    def hear(
-        self, heard: Callable[[Recorded], None]
-    ) -> AbstractAsyncContextManager[None]:
-        """Call ``heard`` with each signal and each end as it is appended."""
+    @asynccontextmanager
+    async def hear(
+        self, heard: Callable[[Recorded], None], missed: Callable[[], None] = unheeded
+    ) -> AsyncIterator[None]:
+        """Call ``heard`` with each signal and end, ``missed`` after each reconnect."""
         take = partial(heard_from, heard=heard)
-        return self._listening((FEED_SIGNALS, FEED_FINISHED), take)
+        self.wire.watch(missed)
+        try:
+            async with self._listening((FEED_SIGNALS, FEED_FINISHED), take):
+                yield
+        finally:
+            self.wire.unwatch(missed)
 
     def hear_work(
         self, lanes: Sequence[Lane], heard: WorkHeard

@@ -38,6 +38,10 @@ REREADS = 5
 """How often a history with a gap is read again: a commit may land between reads."""
 
 
+def unheeded() -> None:
+    """Make nothing of it."""
+
+
 class WrongPosition(WakeError):
     """The expected position was not the last one; ``last`` is, if the log said so."""
 
@@ -283,9 +287,12 @@ class Journal(ABC):
 
     @abstractmethod
     def hear(
-        self, heard: Callable[[Recorded], None]
+        self, heard: Callable[[Recorded], None], missed: Callable[[], None] = unheeded
     ) -> AbstractAsyncContextManager[None]:
-        """Call ``heard`` with each signal and each end, as appended; best effort."""
+        """Call ``heard`` with each signal and each end, as appended; best effort.
+
+        ``missed`` is called when some may not have been heard.
+        """
 
     @abstractmethod
     def hear_work(

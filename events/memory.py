@@ -12,7 +12,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from events.commit import Recorded, unseal
-from events.journal import Journal, Work, WorkHeard, WorkQueue, WrongPosition
+from events.journal import (
+    Journal,
+    Work,
+    WorkHeard,
+    WorkQueue,
+    WrongPosition,
+    unheeded,
+)
 from events.names import LANES, Key, Route
 from events.spec import Lane
 
@@ -111,8 +118,11 @@ class MemoryJournal(Journal):
         return leases.seen if leases else 0
 
     @asynccontextmanager
-    async def hear(self, heard: Callable[[Recorded], None]) -> AsyncIterator[None]:
-        """Call ``heard`` with each signal and each end as it is appended."""
+    async def hear(
+        self, heard: Callable[[Recorded], None], missed: Callable[[], None] = unheeded
+    ) -> AsyncIterator[None]:
+        """Call ``heard`` with each signal and each end; none is ever missed."""
+        del missed
         self._listeners.append(heard)
         try:
             yield

@@ -14,6 +14,7 @@ from typing import Any, Literal, Never
 from events.errors import FolderInUse, NotFound, OutcomeUnknown, Unavailable
 from events.jetstream import JetStreamJournal
 from events.journal import Journal
+from events.muster import NatsPresences
 from events.names import EVENTS, Key, lane_consumer
 from events.spec import Lane
 from events.wire import ApiError, Wire
@@ -240,4 +241,5 @@ def runner(log: Log, means: Means, key: Key, lane: Lane) -> Runner:
         lanes=(lane,),
         concurrency=1,
         only=key,
+        presences=NatsPresences(log.wire),
     )

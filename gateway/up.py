@@ -241,7 +241,7 @@ class Services:
             lanes=settings.lanes,
             concurrency=settings.concurrency,
             lease=settings.lease,
-            grace=settings.cancel_grace,
+            cancel_grace=settings.cancel_grace,
             presences=NatsPresences(wire),
         )
         return Part(partial(_watched, wire, runner.run), partial(self._drain, runner))

@@ -39,6 +39,9 @@ SILENT = 3.0
 MEMORY = 600.0
 """Seconds of silence after which a runner is forgotten: its end was never told."""
 
+AT_ONCE = 8
+"""Executions put back side by side: the first is with a new runner at once."""
+
 RETRY = 0.5
 """Seconds until what could not be put back is tried again."""
 
@@ -123,6 +126,7 @@ class Recovery:
         self._roll = Roll()
         self._work: dict[Key, Waiting] = {}
         self._deaths: asyncio.Queue[Seen] = asyncio.Queue()
+        self._hands = asyncio.Semaphore(AT_ONCE)
 
     def see(self, recorded: Recorded) -> None:
         """Note what is work, and what is not any more."""
@@ -163,7 +167,9 @@ class Recovery:
         async with asyncio.TaskGroup() as group:
             for key, version in mine.items():
                 group.create_task(self._put_back(key, version, runner))
-        await self._sweep()
+            for key, version in (await self._adrift()).items():
+                if key not in mine and key not in held:
+                    group.create_task(self._put_back(key, version, None))
 
     async def _has_gone(self, seen: Seen) -> bool:
         """Say whether it is gone for good; time without a connection does not count."""
@@ -175,25 +181,27 @@ class Recovery:
             left -= LOOK if self._presences.connected else 0.0
         return seen.presence.connection == seen.lost
 
-    async def _sweep(self) -> None:
-        """Put back what was handed out and reached nobody's hands."""
-        journal, held = self._handler.journal, self._roll.held()
+    async def _adrift(self) -> dict[Key, int]:
+        """Find what was handed out by now, to whomever."""
+        known, journal = dict(self._work), self._handler.journal
         try:
             handed_out = {lane: await journal.handed_out(lane) for lane in LANES}
         except WakeError as error:
             logger.warning("cannot look what was handed out: %s", error)
-            return
-        async with asyncio.TaskGroup() as group:
-            for key, work in list(self._work.items()):
-                if work.position <= handed_out[work.lane] and key not in held:
-                    group.create_task(self._put_back(key, work.version, None))
+            return {}
+        return {
+            key: work.version
+            for key, work in known.items()
+            if work.position <= handed_out[work.lane]
+        }
 
     async def _put_back(self, key: Key, version: int, runner: str | None) -> None:
         """Make a work commit work again; try until the log has said yes or no."""
         decide = partial(put_back, version=version, runner=runner)
         while True:
             try:
-                await self._handler.handle(key, decide, cause=f"lost-{version}")
+                async with self._hands:
+                    await self._handler.handle(key, decide, cause=f"lost-{version}")
             except Retryable as error:
                 logger.warning("%s is not put back yet: %s", key, error)
                 await asyncio.sleep(RETRY)

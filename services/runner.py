@@ -9,7 +9,7 @@ import logging
 from collections import OrderedDict
 from functools import partial
 
-from events.errors import Conflict, OutcomeUnknown, Stale, Unavailable
+from events.errors import Conflict, OutcomeUnknown, Stale, Unavailable, WakeError
 from events.execution import Execution
 from events.journal import Journal, Work, WorkQueue
 from events.names import LANES, Key
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 CACHED = 1_000
 """Executions kept in memory after they were parked, to be woken without a load."""
 
+LOADS = 8
+"""Histories read side by side: of many that come at once the first goes on at once."""
+
 IDLE = 5.0
 """Seconds one fetch waits; what arrives in between is not missed."""
 
@@ -41,9 +44,9 @@ class Runner:
     """Works on executions of some lanes, ``concurrency`` at once in all.
 
     ``only`` restricts it to one execution (``wake run``). ``lease`` is in
-    seconds; every runner of a lane uses the same. ``grace`` is how long a cancel
-    waits for what is in flight, in seconds. Where there are ``presences``, it says
-    what it holds. Who gets the next slot stands in ``sharing.py``.
+    seconds; every runner of a lane uses the same. ``cancel_grace`` is how long a
+    cancel waits for what is in flight, in seconds. Where there are ``presences``, it
+    says what it holds. Who gets the next slot stands in ``sharing.py``.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class Runner:
         lanes: tuple[Lane, ...] = LANES,
         concurrency: int = 64,
         lease: float = 30.0,
-        grace: float = GRACE,
+        cancel_grace: float = GRACE,
         only: Key | None = None,
         presences: Presences | None = None,
         clock: Clock = utc_now,
@@ -65,7 +68,7 @@ class Runner:
         self._handler = Handler(journal, f"runner:{name}", clock)
         self._lanes, self._only = lanes, only
         self._slots, self._crowd = Slots(concurrency, lanes), Crowd()
-        self._holdings = Holdings(lease, grace)
+        self._holdings = Holdings(lease, cancel_grace)
         self._announcer = Announcer(
             presences or Unheard(),
             self._holdings,
@@ -74,16 +77,18 @@ class Runner:
             concurrency=concurrency,
         )
         self._parked: OrderedDict[Key, Execution] = OrderedDict()
+        self._loads = asyncio.Semaphore(LOADS)
         self._takers: list[asyncio.Task[None]] = []
         self._draining = False
 
     async def run(self) -> None:
         """Work until ``drain`` was asked for and everything in hand is settled."""
-        holdings, me = self._holdings, self._handler.by
+        holdings, journal = self._holdings, self._journal
+        heard = partial(holdings.hear, me=self._handler.by)
         async with (
-            self._journal.hear(partial(holdings.hear, me=me)),
-            self._journal.hear_work(self._lanes, self._crowd.hear),
             asyncio.TaskGroup() as works,
+            journal.hear(heard, partial(self._look_again, works)),
+            journal.hear_work(self._lanes, self._crowd.hear),
         ):
             keepers = [
                 works.create_task(holdings.keep()),
@@ -98,6 +103,23 @@ class Runner:
             for keeper in keepers:
                 keeper.cancel()
             await self._announcer.leave()
+
+    def _look_again(self, works: asyncio.TaskGroup) -> None:
+        """See whether what is held was signalled while nothing could be heard."""
+        for holding in self._holdings.all():
+            works.create_task(self._look_at(holding))
+
+    async def _look_at(self, holding: Holding) -> None:
+        try:
+            execution = await self._handler.load(holding.key)
+        except WakeError as error:
+            logger.warning("%s: not looked at: %s", holding.key, error)
+            return
+        holding.signalled = True
+        if execution.state.final:
+            holding.stop("ended")
+        elif execution.state.cancel_requested:
+            holding.hasten()
 
     async def drain(self, grace: float = 0.0) -> None:
         """Take nothing new; what is not at a stop after ``grace`` s is given back.
@@ -266,7 +288,8 @@ class Runner:
         if whole and known and known.state.version == recorded.commit.version - 1:
             known.follow(recorded)
             return known
-        return await self._handler.load(recorded.key, at_least=recorded.position)
+        async with self._loads:
+            return await self._handler.load(recorded.key, at_least=recorded.position)
 
     def _keep(self, execution: Execution) -> None:
         self._parked[execution.key] = execution

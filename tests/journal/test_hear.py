@@ -24,6 +24,38 @@ async def test_signals_and_ends_are_heard_and_nothing_else(log: Log) -> None:
     assert heard.empty()
 
 
+async def test_who_may_have_missed_something_is_told(
+    own_log: JetStreamLog, own_server: NatsServer
+) -> None:
+    """After each reconnect: what was appended in between was not heard."""
+    missed = asyncio.Event()
+    async with own_log.journal.hear(lambda _: None, missed.set):
+        assert not missed.is_set()
+        own_server.kill()
+        own_server.start()
+        await missed.wait()
+
+
+async def test_work_is_heard_of_in_the_lanes_that_were_asked_for(log: Log) -> None:
+    """Whose it is and where it stands, as soon as it is stored."""
+    heard: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
+
+    def hear(lane: str, user: str, position: int) -> None:
+        heard.put_nowait((lane, user, position))
+
+    async with log.journal.hear_work(["agents", "agents_long"], hear):
+        written = await write(log.journal, KEY, ROUTES)
+        written += await write(log.journal, OTHER, ["agents"])
+        expected = [
+            (r.route, r.key.user, r.position)
+            for r in written
+            if r.route in ("agents", "agents_long")
+        ]
+        assert [await heard.get() for _ in expected] == expected
+    await write(log.journal, OTHER, ["agents"], previous=written[-1])
+    assert heard.empty()
+
+
 async def test_another_process_is_heard(log: Log) -> None:
     """It does not matter over which connection a signal was appended."""
     other = await log.again()

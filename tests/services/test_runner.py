@@ -455,6 +455,46 @@ async def test_a_cancel_takes_effect_at_the_next_commit(
     assert world.ran == []
 
 
+@pytest.mark.parametrize("where", ["model", "look", "launch"])
+async def test_a_cancel_whose_grace_is_over_cuts_short_what_is_in_flight(
+    log: Log, with_model: Callable[..., Means], world: World, where: str
+) -> None:
+    """What it had begun is ended; of an irreversible tool nobody knows the outcome."""
+    hang = Hang()
+    world.behave = {"hang": hang}
+    script = [hang] if where == "model" else [wants(use(where, "hang")), says()]
+    work = with_model(*script)
+    await start(log.journal)
+    async with runner(log.journal, work, cancel_grace=0.05):
+        await hang.begun.wait()
+        await order(log.journal, Cancel(reason="too slow"))
+        state = await finished(log.journal)
+        await hang.ended.wait()
+    assert (state.status, state.cancel_reason) == ("cancelled", "too slow")
+    assert (await story(log.journal))[-1] == (
+        ["ToolInDoubt", "Cancelled"] if where == "launch" else ["Cancelled"]
+    )
+
+
+async def test_a_cancel_that_came_before_the_attempt_has_its_grace_too(
+    log: Log, with_model: Callable[..., Means], world: World
+) -> None:
+    """A tool that was started is seen to its end, but not for ever."""
+    hang = Hang()
+    gate = Gate(use("launch", "hang"))
+    world.behave = {"hang": hang}
+    work = with_model(gate, says())
+    await start(log.journal)
+    async with runner(log.journal, work, cancel_grace=0.05):
+        await gate.begun.wait()
+        gate.open.set()
+        await hang.begun.wait()
+        await order(log.journal, Cancel(reason="enough"))
+        state = await finished(log.journal)
+    assert state.status == "cancelled"
+    assert hang.ended.is_set()
+
+
 async def test_an_irreversible_tool_is_seen_to_its_end_before_a_pause(
     log: Log, with_model: Callable[..., Means], world: World
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 
@@ -25,11 +26,12 @@ from running import (
 )
 
 from events import catalog as e
-from events.commands import Kill
+from events.commands import AnyCommand, Cancel, Kill
+from events.commit import Recorded
 from events.errors import Unavailable
 from events.execution import Execution
 from events.faulty import FaultyJournal, Plan
-from events.journal import Journal, Work, WorkQueue
+from events.journal import Journal, Work, WorkQueue, unheeded
 from events.names import EVENTS, Key, lane_consumer
 from events.spec import Lane, Limits
 from services.agents.loop import Means
@@ -88,6 +90,40 @@ async def so(condition: Callable[[], bool]) -> None:
 async def expired(log: Log) -> None:
     """Let leases run out; on a real server they do so by themselves."""
     await log.tick(log.brief + 1)
+
+
+class Deaf(FaultyJournal):
+    """Hears no signal, as while it is not connected."""
+
+    def hear(
+        self, heard: Callable[[Recorded], None], missed: Callable[[], None] = unheeded
+    ) -> AbstractAsyncContextManager[None]:
+        """Hear nothing but that something was missed."""
+        del heard
+        return self.inner.hear(lambda _: None, missed)
+
+
+@pytest.mark.parametrize("command", [Kill(), Cancel()])
+async def test_a_signal_that_was_missed_acts_after_the_reconnect(
+    own_log: JetStreamLog,
+    own_server: NatsServer,
+    world: World,
+    tmp_path: Path,
+    command: AnyCommand,
+) -> None:
+    """Nothing was heard of it: the runner looks when it is connected again."""
+    hang = Hang()
+    work = means(FakeModel(hang), world, tmp_path)
+    await start(own_log.journal)
+    journal = Deaf(await own_log.again(), Plan())
+    async with runner(journal, work, cancel_grace=0.01):
+        await hang.begun.wait()
+        await order(own_log.journal, command)
+        assert not hang.ended.is_set()
+        own_server.kill()
+        own_server.start()
+        await hang.ended.wait()
+        assert (await finished(own_log.journal)).status == "cancelled"
 
 
 # ── a crash at every append ──────────────────────────────────────────────────

@@ -5,7 +5,7 @@ them into events.
 """
 
 from hashlib import blake2b
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -19,26 +19,59 @@ _EVENT_TYPE = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$(?!\n)"
 """Subject tokens; ``$`` alone would let a line break at the end pass."""
 
 
-class AskUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask the user a question and wait for the answer."""
+Within: TypeAlias = Annotated[
+    float,
+    Meta(gt=0, le=31_536_000, description="Seconds to wait at most; null: for ever."),
+]
 
-    question: Text
-    schema: dict[str, Any] | None = None
+
+class AskUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask the user a question and wait for the answer, at most ``within`` seconds."""
+
+    question: Annotated[
+        Text, Meta(description="What the user is asked, with all they need to know.")
+    ]
+    schema: (
+        Annotated[
+            dict[str, Any],
+            Meta(
+                description="A JSON schema (draft 2020-12, written out in full) that "
+                "the answer must fit; null: any text."
+            ),
+        ]
+        | None
+    ) = None
+    within: Within | None = None
 
 
 class AwaitEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Wait until an event of this type arrives, at most ``within`` seconds."""
 
-    event_type: Annotated[str, Meta(pattern=_EVENT_TYPE, max_length=256)]
-    where: dict[str, Any] = {}
-    within: Annotated[float, Meta(gt=0, le=31_536_000)] | None = None
+    event_type: Annotated[
+        str,
+        Meta(
+            pattern=_EVENT_TYPE,
+            max_length=256,
+            description="The event's type: words with dots between them, as ci.done.",
+        ),
+    ]
+    where: Annotated[
+        dict[str, Any],
+        Meta(
+            description="Only an event whose payload has these values in these fields."
+        ),
+    ] = {}
+    within: Within | None = None
 
 
 class SpawnAgent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Let another agent do a part of the work and wait for its summary."""
 
-    agent: Text
-    prompt: Text
+    agent: Annotated[Text, Meta(description="Which agent.")]
+    prompt: Annotated[
+        Text,
+        Meta(description="All that it needs to know: it hears nothing else of you."),
+    ]
 
 
 CONTROL: dict[str, type[AskUser | AwaitEvent | SpawnAgent]] = {

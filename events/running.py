@@ -166,8 +166,7 @@ class Running(Deciding):
                 f"no subagent {arguments.agent!r}; there are: "
                 + (", ".join(agent.subagents) or "none")
             )
-        depth = self.state.parent.depth if self.state.parent else 0
-        if depth + 1 > agent.max_depth:
+        if not self.state.may_spawn:
             raise ToolFailed(f"subagents may be {agent.max_depth} deep; do it yourself")
 
     def _proceed(self) -> None:

@@ -185,6 +185,12 @@ class State(msgspec.Struct, kw_only=True):
         return any(child.status == "running" for child in self.children.values())
 
     @property
+    def may_spawn(self) -> bool:
+        """It may start subagents: it is not too deep down itself."""
+        depth = self.parent.depth if self.parent else 0
+        return depth < self.agent.max_depth
+
+    @property
     def resting(self) -> Status:
         """Where it goes when nothing holds it back: to a runner, or on waiting."""
         if self.request:

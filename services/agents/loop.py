@@ -236,7 +236,7 @@ class Drive:
         request = Request(
             system=agent.system_prompt,
             messages=self._conversation(),
-            tools=self._caller.schemas(agent.tools),
+            tools=self._caller.schemas(self.execution.state),
         )
         on_text = partial(self._means.on_text, self.execution.key)
         try:

@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from events.control import CONTROL
 from events.errors import Misconfigured, NotFound
 from events.spec import AgentSpec, Chunking, Effect, Lane, Limits
 
@@ -30,6 +31,7 @@ TOOLS = (
     "todo_write",
     "metadata_write",
     "metadata_read",
+    *CONTROL,
 )
 """The tools that an agent type may name unless ``load`` is told of others."""
 
@@ -109,12 +111,13 @@ class Registry:
     ) -> AgentSpec:
         """The type as an execution keeps it; raises NotFound.
 
-        Only tools that are ``offered`` remain, in the type's order. What each
-        does to the world comes from ``effects``, unless the type says so
-        itself: its author may know more of how it is used.
+        Only tools that are ``offered`` remain, in the type's order, and those
+        that the core answers: they need nothing. What each does to the world
+        comes from ``effects``, unless the type says so itself: its author may
+        know more of how it is used.
         """
         spec = self.spec(name)
-        tools = tuple(tool for tool in spec.tools if tool in offered)
+        tools = tuple(t for t in spec.tools if t in offered or t in CONTROL)
         known = {**effects, **spec.effects}
         return msgspec.structs.replace(
             spec,
@@ -247,6 +250,8 @@ def _wrong_values(
                 yield key, f"{complaint} {name!r}{_nearest(name, known)}"
             elif list(given).count(name) > 1:
                 yield key, f"{name!r} is there twice"
+    if "spawn_agent" in spec.tools and not spec.subagents:
+        yield "tools", "'spawn_agent' is of no use without subagents: name them"
 
 
 def _wrong_numbers(spec: AgentSpec) -> Iterator[Problem]:

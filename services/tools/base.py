@@ -83,7 +83,7 @@ class Tool(ABC, Generic[A]):
         return ToolSchema(
             name=self.name,
             description=self.description,
-            parameters=_flat(parameters),
+            parameters=flat(parameters),
         )
 
     def parse(self, text: str) -> A:
@@ -110,7 +110,7 @@ class StateTool(Tool[A]):
         return self.apply(arguments, context)
 
 
-def _flat(schema: dict[str, Any]) -> dict[str, Any]:
+def flat(schema: dict[str, Any]) -> dict[str, Any]:
     """Unwrap msgspec's ``$ref``/``$defs``: providers want one object schema."""
     definitions = schema.get("$defs", {})
 
@@ -123,8 +123,8 @@ def _flat(schema: dict[str, Any]) -> dict[str, Any]:
             return [resolve(value) for value in node]
         return node
 
-    flat: dict[str, Any] = resolve({k: v for k, v in schema.items() if k != "$defs"})
-    return flat
+    whole: dict[str, Any] = resolve({k: v for k, v in schema.items() if k != "$defs"})
+    return whole
 
 
 def clip(text: str, limit: int = MAX_OUTPUT) -> str:

@@ -7,7 +7,7 @@ fails or crashes all become results that it can read.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from services.tools.base import (
     ToolOutput,
     clip,
 )
+from services.tools.control import offered
 from services.tools.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -67,11 +68,14 @@ class Caller:
             self._workspace.close()
             self._workspace = None
 
-    def schemas(self, names: Collection[str]) -> tuple[ToolSchema, ...]:
-        """Return the tools as they are offered to the model."""
+    def schemas(self, state: State) -> tuple[ToolSchema, ...]:
+        """Return the tools as they are offered to the model, in the agent's order."""
         if self._schemas is None:
+            there = offered(state)
             self._schemas = tuple(
-                self._tools[name].schema for name in names if name in self._tools
+                self._tools[name].schema if name in self._tools else there[name]
+                for name in state.agent.tools
+                if name in self._tools or name in there
             )
         return self._schemas
 

@@ -232,5 +232,14 @@ def test_a_state_tool_that_needs_approval_waits(caller: Caller) -> None:
 
 def test_only_the_tools_that_there_are_are_offered(caller: Caller) -> None:
     """One that cannot be had here (no sandbox) is not promised to the model."""
-    schemas = caller.schemas(state().agent.tools)
+    schemas = caller.schemas(state())
     assert [schema.name for schema in schemas] == ["look", "write", "launch", "note"]
+
+
+def test_control_tools_are_offered_in_their_place(caller: Caller) -> None:
+    """Though nobody here runs them: the core answers."""
+    one = state()
+    tools = ("look", "ask_user", "write", "spawn_agent")
+    one.agent = msgspec.structs.replace(one.agent, tools=tools)
+    names = [schema.name for schema in caller.schemas(one)]
+    assert names == ["look", "ask_user", "write"]

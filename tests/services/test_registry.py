@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from events.control import CONTROL
 from events.errors import InvalidInput, Misconfigured, NotFound
 from events.spec import AgentSpec, Chunking, Limits
 from services.agents.cassette import Cassette
@@ -78,8 +79,29 @@ def test_built_in(
 
 
 def test_only_tools_that_exist() -> None:
-    """The names that a type may use are those of the tools there are."""
-    assert set(TOOLS) == set(toolbox.TOOLS)
+    """Those of the tools there are, and those that the core answers."""
+    assert set(TOOLS) == {*toolbox.TOOLS, *CONTROL}
+
+
+def test_who_may_ask_the_user() -> None:
+    """Whoever changes something or works for long; the others never wait."""
+    registry = Registry.load()
+    asking = {n for n in registry.names() if "ask_user" in registry.spec(n).tools}
+    assert asking == {"coder", "code-assistant", "research"}
+
+
+def test_tools_that_the_core_answers_need_not_be_offered(tmp_path: Path) -> None:
+    """They are in no toolbox, and stay in the agent in their place."""
+    text = """
+[agents.lead]
+tools = ["ask_user", "bash", "await_event", "spawn_agent"]
+subagents = ["coder"]
+approvals = ["spawn_agent"]
+"""
+    registry = Registry.load(written(tmp_path, text))
+    spec = registry.resolve("lead", effects=toolbox.TOOLS, offered=["list_dir"])
+    assert spec.tools == ("ask_user", "await_event", "spawn_agent")
+    assert spec.approvals == ("spawn_agent",)
 
 
 def test_reviews_cannot_change_files() -> None:
@@ -175,6 +197,10 @@ limits = { timeout = 1, max_cost = 0.5 }
         (
             "[agents.a]\nlimits = { max_steps = 'x' }",
             "agents.a.limits.max_steps: expected `int`, got `str`",
+        ),
+        (
+            "[agents.a]\ntools = ['spawn_agent']",
+            "agents.a.tools: 'spawn_agent' is of no use without subagents: name them",
         ),
         ("[agents.a]\nmodel = 1", "agents.a.model: expected `str`, got `int`"),
         ("[agents.a]\nmodel = ' '", "agents.a.model: must not be empty"),

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
+from events import answers
 from events import catalog as e
 from events.deciding import Deciding
-from events.errors import InvalidInput, NotAllowedNow, NotFound
+from events.errors import NotAllowedNow, NotFound
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,15 +81,16 @@ class Input(Command, frozen=True, kw_only=True, tag="input"):
     """Answer the request it waits for.
 
     An approval is answered by ``{"decision": "approve" | "deny" | "edit",
-    "reason": …, "arguments": …}``, a doubt by ``{"decision": "run_again" |
-    "tell", "reason": …}``, a question by any JSON.
+    "reason": …, "arguments": …, "digest": …}``, a doubt by ``{"decision":
+    "run_again" | "tell", "reason": …, "digest": …}``, a question by any JSON that
+    fits its schema. A digest that is given has to be that of the request.
     """
 
     request: str
     answer: Any
 
     def decide(self, execution: Deciding) -> None:
-        """Trigger the answer; refused unless this very request is open."""
+        """Trigger the answer; refused unless it fits, and this very request is open."""
         asked = execution.state.request
         _alive(execution, "answered")
         if asked is None or asked.request != self.request:
@@ -96,7 +98,7 @@ class Input(Command, frozen=True, kw_only=True, tag="input"):
                 f"{execution.key} has no open request {self.request!r:.80}"
                 + (f"; it waits for {asked.request!r}" if asked else "")
             )
-        _check_answer(asked.kind, self.answer)
+        answers.check(asked, execution.state.call(asked.call_id), self.answer)
         execution.trigger_event(
             e.InputReceived, request=self.request, answer=self.answer
         )
@@ -123,11 +125,6 @@ class Retry(Command, frozen=True, kw_only=True, tag="retry"):
 
 AnyCommand = Pause | Resume | Cancel | Kill | Input | Retry
 
-_DECISIONS: dict[e.AskKind, tuple[str, ...]] = {
-    "approval": ("approve", "deny", "edit"),
-    "doubt": ("run_again", "tell"),
-}
-
 
 def _alive(execution: Deciding, done: str) -> None:
     state = execution.state
@@ -141,17 +138,3 @@ def _already_cancelled(execution: Deciding) -> bool:
         return True
     _alive(execution, "cancelled")
     return False
-
-
-def _check_answer(kind: e.AskKind, answer: Any) -> None:
-    allowed = _DECISIONS.get(kind)
-    if allowed is None:
-        return
-    decision = answer.get("decision") if isinstance(answer, dict) else None
-    if decision not in allowed:
-        raise InvalidInput(
-            f'answer with {{"decision": …}}, one of {", ".join(allowed)}; '
-            f"got {answer!r:.80}"
-        )
-    if decision == "edit" and not isinstance(answer.get("arguments"), dict):
-        raise InvalidInput('an edit needs {"arguments": {…}}, the new arguments')

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from events import schemas
 from events.errors import ToolFailed
 from events.messages import ToolCall
 
@@ -87,6 +88,20 @@ def parse(name: str, arguments: str) -> AskUser | AwaitEvent | SpawnAgent:
         return msgspec.json.decode(arguments or "{}", type=CONTROL[name])
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ToolFailed(f"invalid arguments for {name}: {error}") from error
+
+
+def check(name: str, arguments: str) -> AskUser | AwaitEvent | SpawnAgent:
+    """Decode them, and see that nothing in them stands in the way of an answer.
+
+    Raises ToolFailed with what is wrong.
+    """
+    asked = parse(name, arguments)
+    wrong = (
+        isinstance(asked, AskUser) and asked.schema and schemas.problem(asked.schema)
+    )
+    if wrong:
+        raise ToolFailed(f"invalid arguments for {name}: the schema: {wrong}")
+    return asked
 
 
 def unique(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:

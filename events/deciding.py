@@ -5,7 +5,7 @@ triggers nothing. What people may ask for (pause, cancel, …) stands in
 ``commands.py``, what a runner decides in ``running.py``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -28,7 +28,8 @@ class Deciding(Slice[e.Event]):
     """An execution's state, and the decisions of lifecycle and reactor.
 
     ``now`` is the time of the decision being made; nothing here looks at a clock.
-    ``todo`` is what a runner has to do after it, if a runner made it.
+    ``parameters`` are the schemas of the tools' arguments, as far as whoever decides
+    knows them. ``todo`` is what a runner has to do after it, if a runner made it.
     """
 
     def __init__(self, key: Key) -> None:
@@ -36,6 +37,7 @@ class Deciding(Slice[e.Event]):
         self.key = key
         self.state = State(user=key.user, id=key.execution, chain=GENESIS)
         self.now = datetime.min.replace(tzinfo=UTC)
+        self.parameters: Mapping[str, dict[str, Any]] = {}
         self.todo: Action | None = None
 
     def trigger_event(

@@ -338,6 +338,7 @@ class Execution(Running):
         if model is not None:
             state.agent = msgspec.structs.replace(state.agent, model=model)
         for call in state.turn.calls if state.turn else ():
+            call.approved = False  # that was for the source, and once
             if call.phase in ("asked", "waiting"):
                 call.phase = "open"
         if input is not None:

@@ -6,10 +6,11 @@ the same commit.
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
+from events import answers, control, next_action
 from events import catalog as e
-from events import control, next_action
 from events.deciding import Deciding
 from events.errors import Stale, ToolFailed
 from events.messages import Outcome, Reply, ToolResult
@@ -158,7 +159,7 @@ class Running(Deciding):
         if call.name not in agent.tools:
             there = ", ".join(agent.tools) or "none"
             raise ToolFailed(f"no tool {call.name!r}; there are: {there}")
-        arguments = control.parse(call.name, call.arguments)
+        arguments = control.check(call.name, call.arguments)
         if not isinstance(arguments, control.SpawnAgent):
             return
         if arguments.agent not in agent.subagents:
@@ -205,34 +206,44 @@ class Running(Deciding):
                 )
 
     def _ask(self, kind: e.AskKind, call: Call) -> None:
-        question, schema, bound = f"May {call.name} run?", None, None
-        if kind == "question":
-            asked = control.parse(call.name, call.arguments)
-            assert isinstance(asked, control.AskUser)  # noqa: S101 - checked on arrival
-            question, schema = asked.question, asked.schema
-        elif kind == "approval":
-            bound = control.digest(call.name, call.arguments)
-        else:
-            question = f"Did {call.name} happen? Its runner was lost while it ran."
+        asked = self._question(call) if kind == "question" else self._choice(kind, call)
         self.trigger_event(
             e.InputRequested,
             request=f"{self.state.attempt}-{kind}-{call.id}",  # one in an attempt
             kind=kind,
             call_id=call.id,
-            question=question,
-            schema=schema,
-            digest=bound,
+            **asked,
         )
+
+    def _question(self, call: Call) -> dict[str, Any]:
+        """What the model wants to know of a person."""
+        asked = control.parse(call.name, call.arguments)
+        assert isinstance(asked, control.AskUser)  # noqa: S101 - checked on arrival
+        return {
+            "question": asked.question,
+            "schema": asked.schema,
+            "deadline": self._after(asked.within),
+        }
+
+    def _choice(self, kind: e.AskKind, call: Call) -> dict[str, Any]:
+        """What a person has to decide about a call."""
+        bound = control.digest(call.name, call.arguments)
+        return {
+            "question": answers.question(kind, call),
+            "schema": answers.form(kind, bound, self.parameters.get(call.name)),
+            "digest": bound,
+        }
+
+    def _after(self, seconds: float | None) -> datetime | None:
+        return None if seconds is None else self.now + timedelta(seconds=seconds)
 
     def _await(self, call: Call) -> None:
         asked = control.parse(call.name, call.arguments)
         assert isinstance(asked, control.AwaitEvent)  # noqa: S101 - checked on arrival
-        within = asked.within
-        deadline = self.now + timedelta(seconds=within) if within else None
         awaited = e.Awaited(
             event_type=asked.event_type,
             where=asked.where,
-            deadline=deadline,
+            deadline=self._after(asked.within),
             call_id=call.id,
         )
         self.trigger_event(e.EventAwaited, awaited=awaited)

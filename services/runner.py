@@ -273,7 +273,9 @@ class Runner:
 
         known = await self._up_to_date(work)
         try:
-            return await self._handler.handle(recorded.key, begin, known=known)
+            return await self._handler.handle(
+                recorded.key, self._means.informed(begin), known=known
+            )
         except Stale as error:
             logger.debug("%s: %s", recorded.key, error)
             return None

@@ -33,6 +33,7 @@ ADAPTERS = {
     },
     "duckdb": {"projections/store.py"},
     "opentelemetry": {"services/tracing.py"},
+    "jsonschema": {"events/schemas.py"},
     "structlog": {"services/loglines.py"},
     "pydantic_ai": {
         f"services/agents/{name}.py" for name in ("models", "providers", "dialect")
@@ -85,6 +86,7 @@ def test_only_adapters_import_a_library(library: str) -> None:
 def test_the_core_loads_nothing_heavy() -> None:
     """Not the connection, nor the models, nor the database."""
     heavy = ["nats", "pydantic", "pydantic_ai", "duckdb", "aiohttp", "rich", "typer"]
+    heavy += ["jsonschema", "referencing"]
     code = (
         "import sys, events.execution, events.commands, events.memory; "
         f"print(*(name for name in {heavy!r} if name in sys.modules))"

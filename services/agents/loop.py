@@ -9,8 +9,9 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import stamina
@@ -80,6 +81,20 @@ class Means:
             if self.models.setdefault(name, model) is not model:
                 await model.aclose()
         return self.models[name]
+
+    def informed(self, decide: Decision) -> Decision:
+        """Let a decision be made with the parameters of the tools at hand."""
+
+        def informed(execution: Execution) -> None:
+            execution.parameters = self.parameters
+            decide(execution)
+
+        return informed
+
+    @cached_property
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        """The schemas of the tools' arguments, by the tools' names."""
+        return {name: tool.schema.parameters for name, tool in self.tools.items()}
 
     async def close(self) -> None:
         """Close the models."""
@@ -182,7 +197,7 @@ class Drive:
         """Make a decision durable; after TooLarge the execution is as it was."""
         try:
             self.execution = await self._handler.handle(
-                self.execution.key, decide, known=self.execution
+                self.execution.key, self._means.informed(decide), known=self.execution
             )
         except TooLarge:
             self.execution = await self._handler.load(self.execution.key)

@@ -109,13 +109,24 @@ def test_what_needs_no_approval_runs_before_somebody_is_asked() -> None:
         ("spawn_agent", {"agent": "helper", "prompt": "p"}),
     ],
 )
-def test_an_edit_that_breaks_a_control_tool_is_told_to_the_model(
+def test_an_edit_that_breaks_a_control_tool_is_refused(
     tool: str, good: dict[str, str]
 ) -> None:
-    """Or its work would be handed out and dropped for ever."""
+    """The person is told what is wrong, and the execution goes on waiting."""
     story = Story()
     request = asked(story, call("a", tool, good), approvals=(tool,))
     edit = {"decision": "edit", "arguments": {"broken": True}}
+    with pytest.raises(InvalidInput, match=f"invalid arguments for {tool}"):
+        story.command(c.Input(request=request, answer=edit))
+    assert story.load().state.status == "awaiting_input"
+
+
+def test_an_edit_that_no_agent_can_follow_is_told_to_the_model() -> None:
+    """Or its work would be handed out and dropped for ever."""
+    story = Story()
+    spawn = call("a", "spawn_agent", {"agent": "helper", "prompt": "p"})
+    request = asked(story, spawn, approvals=("spawn_agent",))
+    edit = {"decision": "edit", "arguments": {"agent": "nobody", "prompt": "p"}}
     story.command(c.Input(request=request, answer=edit))
     state = story.begin()
     assert (state.status, first_call(state).outcome) == ("running", "failed")

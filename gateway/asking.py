@@ -27,9 +27,9 @@ async def ask(inbox: Inbox, key: Key, verb: str, body: dict[str, Any]) -> Answer
     """Send a command and return its answer; raises Refused, Declined, Unavailable."""
     command = body.setdefault("command_id", f"cli-{secrets.token_hex(8)}")
     check_id(command, "command_id")
-    encoded = _encoded(body)
+    payload = encoded(body)
     async with inbox.answers(key.user, command) as answers:
-        await inbox.publish(key, verb, encoded)
+        await inbox.publish(key, verb, payload)
         try:
             async with asyncio.timeout(ANSWER):
                 raw = await answers.get()
@@ -44,7 +44,8 @@ async def ask(inbox: Inbox, key: Key, verb: str, body: dict[str, Any]) -> Answer
     return answer
 
 
-def _encoded(body: dict[str, Any]) -> bytes:
+def encoded(body: dict[str, Any]) -> bytes:
+    """Write a command's body; raises InvalidInput for what is no text."""
     try:
         return msgspec.json.encode(body)
     except UnicodeEncodeError as error:

@@ -92,7 +92,7 @@ def run(
 
     Ctrl-C cancels it in order, a second one kills it; SIGTERM leaves it to be
     resumed. With --json the progress goes to stderr, and the last line of stdout
-    is one object: id, status, output, steps, tokens, finish_reason, cost, error.
+    is one object: id, status, output, steps, tokens, finish_reason, cost, asks, error.
 
     \b
     Examples:

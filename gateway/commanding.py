@@ -8,6 +8,7 @@ from gateway.exits import told
 from gateway.flags import Data, Id, Json, Nats, User, place_of
 
 if TYPE_CHECKING:
+    from gateway.composition import Place
     from services.requests import Answer
 
 app = typer.Typer(rich_markup_mode=None)
@@ -219,8 +220,29 @@ def retry(
 @app.command("input")
 def answer_request(
     execution: Id,
-    answer: Annotated[str, typer.Argument(help="JSON, or plain text.")],
+    answer: Annotated[
+        str | None,
+        typer.Argument(help="JSON, or plain text; without it, what is asked is shown."),
+    ] = None,
     *,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Let the call run.")
+    ] = False,
+    deny: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Do not; the reason is told to the model."),
+    ] = None,
+    edit: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="Let it run with these arguments."),
+    ] = None,
+    run_again: Annotated[
+        bool, typer.Option("--run-again", help="Run a call that is in doubt again.")
+    ] = False,
+    tell: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Do not; tell the model what you know."),
+    ] = None,
     request: Annotated[
         str | None,
         typer.Option(metavar="ID", help="Which request.  [the open one]"),
@@ -231,24 +253,50 @@ def answer_request(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Answer what an execution asks for.
+    r"""Show what an execution asks, or answer it.
+
+    An answer that is not what was asked for is refused, and the execution goes on
+    waiting. Where no service runs, it goes on with wake run --resume.
 
     \b
     Examples:
+      wake input 0193d5a0-7a5c-7000-8000-0123456789ab
       wake input 0193d5a0-7a5c-7000-8000-0123456789ab "the blue one"
-      wake input 0193d5a0-7a5c-7000-8000-0123456789ab '{"decision": "approve"}'
+      wake input 0193d5a0-7a5c-7000-8000-0123456789ab --approve
+      wake input 0193d5a0-7a5c-7000-8000-0123456789ab --deny "not on a Friday"
+      wake input 0193d5a0-7a5c-7000-8000-0123456789ab --edit '{"command": "ls"}'
     """
     with told(as_json=as_json):
-        from gateway import sending  # noqa: PLC0415 - see start
+        from gateway import answering  # noqa: PLC0415 - see start
 
         place = place_of(data, nats)
-        body = {
-            "request": request or sending.open_request(place, user, execution),
-            "answer": sending.as_value(answer),
-            "command_id": command_id,
-        }
-        done = sending.send(place, user, execution, "input", _given(body))
+        given = answering.Given(
+            text=answer,
+            approve=approve,
+            deny=deny,
+            edit=edit,
+            run_again=run_again,
+            tell=tell,
+        )
+        if not given.check():
+            _show_request(place, user, execution, as_json=as_json)
+            return
+        done = answering.answer(
+            place, user, execution, given, request=request, command_id=command_id
+        )
         _print(done, f"{done.execution} is {done.status}", as_json=as_json)
+
+
+def _show_request(place: "Place", user: str, execution: str, *, as_json: bool) -> None:
+    from gateway import answering, question  # noqa: PLC0415 - see start
+    from gateway.output import put, put_json  # noqa: PLC0415 - see start
+
+    key, state = answering.show(place, user, execution)
+    if as_json:
+        put_json(question.as_object(state))
+        return
+    for line in (*question.asked(state), *question.answers(key, state, place)):
+        put(line)
 
 
 def _print(answer: "Answer", line: str, *, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from events import catalog as e
 from events.commit import Recorded
 from events.messages import Task
 from events.state import Call
-from gateway import facts
+from gateway import facts, question
 from gateway.plain import SAID, recorded_already
 from gateway.progress import Progress, Step
 from gateway.rendering import Harmless, Row
@@ -100,6 +100,7 @@ class TerminalDisplay:
             self._print(Text(f"resumed at step {len(progress.steps) + 1}", "cyan"))
         self._shown = len(progress.steps)
         self._asked = time.monotonic()
+        self._question(progress)
         self._live.start(refresh=True)
 
     def update(self, progress: Progress, recorded: Recorded) -> None:
@@ -108,6 +109,8 @@ class TerminalDisplay:
         for fact in recorded.commit.events:
             if isinstance(fact, e.ModelResponded):
                 self.streamed = ""
+            elif isinstance(fact, e.InputRequested):
+                self._question(progress)
             elif isinstance(fact, SAID):
                 self.notice(facts.told(fact).replace("_", " ", 1))
         for step in progress.steps[self._shown :]:
@@ -145,6 +148,11 @@ class TerminalDisplay:
         self._print(Text(status, "bold"), *map(Text, rest))
         for hint in hints:  # unbroken, so that it can be copied
             self.console.print(Text(hint, "dim"), soft_wrap=True)
+
+    def _question(self, progress: Progress) -> None:
+        """Show what is asked, so that it is seen."""
+        for line in question.asked(progress.state):
+            self._print(Text(line, "bold yellow"))
 
     def _print(self, *what: RenderableType) -> None:
         for renderable in what:

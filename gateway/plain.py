@@ -6,7 +6,7 @@ from typing import Self, TextIO
 from events import catalog as e
 from events.commit import Recorded
 from events.messages import Task
-from gateway import facts
+from gateway import facts, question
 from gateway.progress import Progress, Step
 from gateway.summary import ended
 from gateway.wording import arguments, one_line, printable, seconds, short, tokens
@@ -57,6 +57,7 @@ class PlainDisplay:
                 self._line(f"step {step.number}: {recorded_already(step)}")
             self._line(f"resumed at step {len(progress.steps) + 1}")
         self._planned = state.tasks
+        self._asked(progress)
 
     def update(self, progress: Progress, recorded: Recorded) -> None:
         """Say what the commit tells."""
@@ -70,6 +71,8 @@ class PlainDisplay:
                     self._call(progress, fact)
                 case e.TasksPlanned(tasks=tasks):
                     self._plan(tasks)
+                case e.InputRequested():
+                    self._asked(progress)
                 case _ if isinstance(fact, SAID):
                     self._line(facts.told(fact).replace("_", " ", 1))
 
@@ -91,6 +94,10 @@ class PlainDisplay:
             self._line(state.output.rstrip())
             self._line("")
         for line in (*ended(state), *hints):
+            self._line(line)
+
+    def _asked(self, progress: Progress) -> None:
+        for line in question.asked(progress.state):
             self._line(line)
 
     def _step(self, step: Step) -> None:

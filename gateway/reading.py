@@ -14,7 +14,7 @@ from events.commit import Recorded
 from events.errors import InvalidInput
 from events.names import Key, check_id
 from events.state import Call, State
-from gateway import facts
+from gateway import facts, question
 from gateway.composition import BRIEFLY, Log, Place, hold, open_log, reach
 from gateway.listing import rows_of, table
 from gateway.orders import find
@@ -54,8 +54,11 @@ def show(place: Place, execution: str, *, at: int | None, as_json: bool) -> None
     progress = Progress.of(key, history[: _version(at, len(history))])
     if as_json:
         put_json(_whole(progress.state))
-    else:
-        for line in _lines(progress):
+        return
+    for line in _lines(progress):
+        put(line)
+    if at is None:
+        for line in question.answers(key, progress.state, place):
             put(line)
 
 
@@ -145,6 +148,9 @@ def _lines(progress: Progress) -> Iterator[str]:
         if name == "prompt":
             yield from _plan(state)
             yield from _steps(progress)
+    if state.request:
+        yield ""
+        yield from question.asked(state)
 
 
 def _fields(state: State) -> Iterator[tuple[str, str]]:

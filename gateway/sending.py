@@ -4,17 +4,15 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-import msgspec
 import uvloop
 
 from events.errors import InvalidInput, NotFound
-from events.jetstream import JetStreamJournal
 from events.names import Key, check_id
 from events.pinned import JetStreamInbox
 from events.wire import Wire
 from gateway.asking import ask
 from gateway.composition import Place, connect, reach
-from services.handler import Handler, utc_now
+from services.handler import utc_now
 from services.ids import new_id
 from services.requests import NEW, Answer
 
@@ -44,28 +42,6 @@ def check_numbers(limits: Mapping[str, float | None]) -> None:
         if value is not None and not math.isfinite(value):
             flag = name.replace("_", "-")
             raise InvalidInput(f"--{flag} {value}: write a number, or leave it out")
-
-
-def as_value(text: str) -> Any:
-    """Take JSON as what it says, and anything else as text."""
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError):
-        return text
-
-
-def open_request(place: Place, user: str, execution: str) -> str:
-    """Return the id of what an execution asks for; raises NotFound."""
-    key = Key(check_id(user, "user"), check_id(execution, "execution"))
-
-    async def loaded(wire: Wire) -> str:
-        state = (await Handler(JetStreamJournal(wire), "cli").load(key)).state
-        if state.request is None:
-            what = f"is {state.status}" if state.version else "is not there"
-            raise NotFound(f"{execution} {what}: it asks for nothing")
-        return state.request.request
-
-    return uvloop.run(_connected(place, loaded))
 
 
 async def _connected(place: Place, talk: Callable[[Wire], Awaitable[T]]) -> T:

@@ -4,6 +4,7 @@ from typing import Any
 
 from events.names import Key
 from events.state import State
+from gateway import question
 from gateway.composition import Place
 from gateway.exits import Exit
 from gateway.progress import waits_for
@@ -74,7 +75,9 @@ def used(state: State) -> tuple[str, ...]:
 def hints(key: Key, state: State, place: Place) -> list[str]:
     """What to type next."""
     look = f"its history: wake events {key.execution}{place.options}"
-    if state.final or state.status in ("awaiting_input", "awaiting_event"):
+    if state.status == "awaiting_input":
+        return [*question.answers(key, state, place), look]
+    if state.final or state.status == "awaiting_event":
         return [look]
     return [resume_hint(key, place), look]
 
@@ -85,7 +88,10 @@ def resume_hint(key: Key, place: Place) -> str:
 
 
 def as_object(state: State) -> dict[str, Any]:
-    """The last line of ``wake run --json``; ``tokens`` is in and out, ``cost`` US $."""
+    """The last line of ``wake run --json``; ``tokens`` is in and out, ``cost`` US $.
+
+    ``asks`` is what it waits to be told, see ``question.as_object``.
+    """
     failure = state.failure
     return {
         "id": state.id,
@@ -95,6 +101,7 @@ def as_object(state: State) -> dict[str, Any]:
         "tokens": state.usage.total,
         "finish_reason": state.finish_reason,
         "cost": None if state.unpriced else state.cost,
+        "asks": question.as_object(state),
         "error": failure
         and {
             "error": failure.error,

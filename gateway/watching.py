@@ -4,7 +4,9 @@ from contextlib import aclosing
 
 import uvloop
 
+from events.catalog import InputRequested
 from events.names import check_id
+from gateway import question
 from gateway.composition import BRIEFLY, Held, Place, hold, open_log
 from gateway.exits import Exit
 from gateway.orders import find
@@ -35,6 +37,7 @@ async def _watched(
         key = await find(log.journal, execution)
         progress = Progress.of(key, await log.journal.read(key))
         display.begin(progress)
+        _tell(place, progress, display)
         if log.server is None:
             followed = log.journal.follow(after=progress.position, key=key)
             async with aclosing(followed) as runs:
@@ -42,5 +45,16 @@ async def _watched(
                     for recorded in await anext(runs):
                         progress.take(recorded)
                         display.update(progress, recorded)
+                        if any(
+                            isinstance(f, InputRequested)
+                            for f in recorded.commit.events
+                        ):
+                            _tell(place, progress, display)
         display.end(progress, hints(key, progress.state, place))
     return progress
+
+
+def _tell(place: Place, progress: Progress, display: Display) -> None:
+    """Say how what is asked is answered."""
+    for line in question.answers(progress.key, progress.state, place):
+        display.notice(line)

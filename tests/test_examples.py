@@ -9,6 +9,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SAYS = {
     "own_tool.py": "completed: Apples are there, pears must be ordered.",
+    "approval.py": "completed: I am done.",
     "crash_and_resume.py": "completed in attempt 2: All three parts are done.",
 }
 

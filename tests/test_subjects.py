@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,11 +11,14 @@ import msgspec
 import pytest
 from documented import Example
 
+from events import answers as answers_
 from events import errors
-from events.catalog import AnyEvent
+from events.catalog import AnyEvent, AskKind, Created
 from events.commit import Commit, unseal
+from events.execution import Execution
 from events.inbox import MemoryInbox
 from events.memory import MemoryJournal
+from events.messages import Reply, ToolCall, Usage
 from events.names import ROUTES, Key, check_id
 from events.spec import AgentSpec
 from services import requests
@@ -64,13 +68,16 @@ async def test_the_answers_of_the_page_are_those_that_are_given() -> None:
     assert {example.value["accepted"] for example in HEARD} == {True, False}
 
 
-async def test_the_pause_of_the_page_is_stored_as_shown() -> None:
+@pytest.mark.parametrize("execution", ["report-7", "report-9"])
+async def test_what_parks_is_stored_as_the_page_shows(execution: str) -> None:
     """All of the commit but what is new every time: its id, time and chain."""
     _, journal = await played()
-    _, second, *_ = await journal.read(Key("alice", "report-7"))
+    example = next(e for e in STORED if e.subject.split(".")[2] == execution)
+    shown = example.value
+    recorded = (await journal.read(Key("alice", execution)))[shown["version"] - 1]
     varies = {"id", "at", "chain"}
-    shown, stored = STORED[0].value, msgspec.json.decode(second.body)
-    assert STORED[0].subject == f"feed.alice.report-7.{second.route}"
+    stored = msgspec.json.decode(recorded.body)
+    assert example.subject == f"feed.alice.{execution}.{recorded.route}"
     assert shown.keys() == stored.keys()
     assert {k: v for k, v in shown.items() if k not in varies} == {
         k: v for k, v in stored.items() if k not in varies
@@ -112,6 +119,15 @@ def test_the_fields_that_the_table_of_events_names_are_there() -> None:
         assert named - values <= set(kind.__struct_fields__), name
 
 
+def test_the_table_of_requests_is_complete() -> None:
+    """Every kind, and every decision that answers it."""
+    rows = documented.table("kind")
+    assert [kind.strip("`") for kind, *_ in rows] == list(get_args(AskKind))
+    for kind, _, how in rows:
+        decisions = answers_.DECISIONS.get(kind.strip("`"), ())  # type: ignore[call-overload]
+        assert all(f'"{decision}"' in how for decision in decisions)
+
+
 def test_the_table_of_routes_is_complete() -> None:
     """Every route a commit can have."""
     rows = documented.table("route")
@@ -140,8 +156,40 @@ async def played() -> tuple[dict[str, Any], MemoryJournal]:
         group.create_task(lifecycle.run())
         for example in SENT:
             _, user, execution, verb = example.subject.split(".")
+            if execution == "report-9" and not await journal.tip(Key(user, execution)):
+                await asking(journal, Key(user, execution))
             await inbox.publish(Key(user, execution), verb, example.body)
             answer = msgspec.json.decode(await heard.get())
             answers[answer["command_id"]] = answer
         await lifecycle.stop()
     return answers, journal
+
+
+async def asking(journal: MemoryJournal, key: Key) -> None:
+    """Let an agent ask whether it may run a command, as the page shows it."""
+    agent = AgentSpec(name="careful", tools=("bash",), approvals=("bash",))
+    arguments = '{"command":"rm -r build"}'
+    tool_call = ToolCall(id="s1-1", name="bash", arguments=arguments)
+    reply = Reply(
+        model="scripted",
+        tool_calls=(tool_call,),
+        usage=Usage(input=3, output=7),
+        cost=0.0,
+        latency_ms=50.0,
+    )
+
+    def respond(execution: Execution) -> None:
+        execution.parameters = {
+            "bash": {
+                "type": "object",
+                "properties": {"command": {"type": "string"}},
+                "required": ["command"],
+            }
+        }
+        execution.respond(1, reply)
+
+    handler = Handler(journal, "runner:host-26319")
+    created = Created(agent=agent, input="Clean up.")
+    await handler.handle(key, partial(Execution.create, created=created))
+    await handler.handle(key, lambda x: x.begin("host-26319", 1))
+    await handler.handle(key, respond)

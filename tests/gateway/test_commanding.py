@@ -19,6 +19,14 @@ CAREFUL = """
 description = "Asks before it writes."
 tools = ["write_file"]
 approvals = ["write_file"]
+
+[agents.curious]
+description = "Asks what it does not know."
+tools = ["ask_user"]
+"""
+ASKS = """script:
+ask_user {"question": "Which?", "schema": {"enum": ["red", "blue", "42"]}}
+say Thanks.
 """
 WRITES = 'script:\nwrite_file {"path": "out.txt", "content": "x"}\nsay Written.\n'
 RESTS = "script:\nsay Done.\n"
@@ -90,6 +98,15 @@ def careful(run: Run) -> str:
     return execution
 
 
+@pytest.fixture
+def curious(run: Run) -> str:
+    """An execution that waits for the answer to a question."""
+    execution = run("start", ASKS, "--agent", "curious").out.strip()
+    while json.loads(run("show", execution, "--json").out)["request"] is None:
+        pass
+    return execution
+
+
 def test_each_verb_says_where_the_execution_is(run: Run, careful: str) -> None:
     """A line for people, with the status that it has now."""
     for verb, status in (
@@ -138,6 +155,117 @@ def test_an_approval_lets_it_go_on(run: Run, careful: str) -> None:
     nothing = run("input", careful, "x")
     assert nothing.code == 2
     assert f"{careful} is completed: it asks for nothing" in nothing.err
+
+
+def test_what_is_asked_is_shown_with_how_to_answer(run: Run, careful: str) -> None:
+    """To people in full, with commands to copy; to programs as one object."""
+    told = run("input", careful)
+    assert told.code == 0
+    assert told.out.splitlines() == [
+        "it asks whether this may run:",
+        '    write_file {"path": "out.txt", "content": "x"}',
+        "  request 1-approval-s1-1",
+        f"answer with: wake input {careful} --approve",
+        f"         or: wake input {careful} --deny 'REASON'",
+        f"         or: wake input {careful} --edit '{{…}}'",
+    ]
+    asked = run("input", careful, "--json").object
+    assert (asked["request"], asked["kind"]) == ("1-approval-s1-1", "approval")
+    assert asked["tool"] == "write_file"
+    assert json.loads(asked["arguments"]) == {"path": "out.txt", "content": "x"}
+    arguments = asked["schema"]["properties"]["arguments"]
+    assert set(arguments["properties"]) == {"path", "content"}
+    shown = run("show", careful).out
+    assert "it asks whether this may run:\n    write_file" in shown
+    assert f"answer with: wake input {careful} --approve\n" in shown
+
+
+def test_a_call_is_approved_by_a_flag(run: Run, careful: str, place: Path) -> None:
+    """It runs as it was shown."""
+    done = run("input", careful, "--approve")
+    assert (done.code, done.out) == (0, f"{careful} is pending\n"), done.err
+    assert run("watch", careful).code == 0
+    assert (place / "out.txt").read_text() == "x"
+
+
+def test_a_call_is_denied_by_a_flag(run: Run, careful: str) -> None:
+    """The model is told why."""
+    assert run("input", careful, "--deny", "not on a Friday").code == 0
+    assert run("watch", careful).code == 0
+    state = json.loads(run("show", careful, "--json").out)
+    (call,) = state["turns"][0]["calls"]
+    assert (call["outcome"], call["output"]) == ("denied", "Denied. not on a Friday")
+
+
+def test_a_call_is_edited_by_a_flag(run: Run, careful: str, place: Path) -> None:
+    """What the tool could not take is refused; what runs is what was edited."""
+    for wrong, said in (
+        ("{", "--edit takes the new arguments as a JSON object"),
+        ("[]", "--edit takes the new arguments as a JSON object"),
+        ('{"path": 7, "content": "y"}', "$.arguments.path: 7 is not of type 'string'"),
+        ('{"path": "b.txt"}', "$.arguments: 'content' is a required property"),
+    ):
+        refused = run("input", careful, "--edit", wrong)
+        assert refused.code == 2
+        assert said in refused.err
+    edited = '{"path": "edited.txt", "content": "y"}'
+    assert run("input", careful, "--edit", edited).code == 0
+    assert run("watch", careful).code == 0
+    assert (place / "edited.txt").read_text() == "y"
+
+
+def test_an_answer_for_other_arguments_is_refused(run: Run, careful: str) -> None:
+    """A digest that is not that of what is asked."""
+    told = run("input", careful, '{"decision": "approve", "digest": "x"}')
+    assert told.code == 2
+    assert "that is for other arguments (digest 'x')" in told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--approve",), "--approve answers an approval, but 1-question-s1-1 is a que"),
+        (("--deny", "x"), "--deny answers an approval"),
+        (("--run-again",), "--run-again answers a doubt, but"),
+        (("--tell", "x"), "give 'ANSWER'"),
+        (("red", "--approve"), "give one answer, not an answer and --approve"),
+        (("--deny", "x", "--edit", "{}"), "give one answer, not --deny and --edit"),
+        (("green",), "at $: 'green' is not one of ['red', 'blue', '42']"),
+        (("{" + '"a":{' * 5_000,), '"42"]} is expected'),
+        (("[" * 70 + "]" * 70,), "answer has more than 64 levels"),
+        (("x" * 70_000,), "$: at most 65,536 bytes are expected"),
+        (("bad \udcff text",), "is not UTF-8"),
+        (("",), "'' is not one of"),
+        (("red", "--request", "nix"), "has no open request 'nix'; it waits for"),
+    ],
+)
+def test_an_answer_that_is_none_leaves_it_waiting(
+    run: Run, curious: str, arguments: tuple[str, ...], said: str
+) -> None:
+    """Code 2 and one line that says what is wrong."""
+    told = run("input", curious, *arguments)
+    assert told.code == 2, told.out
+    assert said in told.err
+    assert told.err.count("\n") == 1
+    state = json.loads(run("show", curious, "--json").out)
+    assert (state["status"], state["version"]) == ("awaiting_input", 3)
+
+
+def test_nobody_answers_what_another_user_is_asked(run: Run, curious: str) -> None:
+    """Under another name there is nothing to answer, nor to see."""
+    for answer in ((), ("red",), ("red", "--request", "1-question-s1-1")):
+        told = run("input", curious, *answer, "--user", "bob")
+        assert (told.code, told.out) == (2, ""), answer
+
+
+def test_text_that_fits_only_as_text_is_text(run: Run, curious: str) -> None:
+    """A number may answer a question for a string; asked again, it is still so."""
+    sent = ("input", curious, "42", "--request", "1-question-s1-1", "--command-id", "c")
+    first, again = run(*sent), run(*sent)
+    assert (first.code, again.code) == (0, 0), first.err + again.err
+    assert run("watch", curious).code == 0
+    state = json.loads(run("show", curious, "--json").out)
+    assert state["turns"][0]["calls"][0]["output"] == "42"
 
 
 def test_what_failed_is_retried(run: Run) -> None:

@@ -62,7 +62,7 @@ def test_a_run_for_programs(place: Path) -> None:
     assert len(ended.out.splitlines()) == 1
     assert set(ended.last) == {
         *("id", "status", "output", "steps"),
-        *("tokens", "finish_reason", "cost", "error"),
+        *("tokens", "finish_reason", "cost", "asks", "error"),
     }
     assert ended.last["status"] == "completed"
     assert ended.last["output"] == "Done."

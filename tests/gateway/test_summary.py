@@ -101,7 +101,7 @@ def test_what_others_wrote_is_made_harmless() -> None:
 
 
 def test_the_object_of_a_run() -> None:
-    """Programs get id, status, output, steps, tokens, reason, cost and error."""
+    """Programs get id, status, output, steps, tokens, reason, cost, asks and error."""
     failure = Failure(error="model_refused", message="no", retryable=False)
     told = as_object(
         state(status="failed", failure=failure, steps=2, usage=Usage(input=3, output=4))
@@ -114,6 +114,7 @@ def test_the_object_of_a_run() -> None:
         "tokens": 7,
         "finish_reason": None,
         "cost": 0.0,
+        "asks": None,
         "error": {"error": "model_refused", "message": "no", "retryable": False},
     }
     assert as_object(state(unpriced=1, cost=0.5))["cost"] is None

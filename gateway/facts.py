@@ -1,6 +1,9 @@
 """Every event in one line, for ``wake events`` and for the notes of a run."""
 
 from functools import singledispatch
+from typing import Any
+
+import msgspec
 
 from events import catalog as e
 from gateway.wording import one_line, seconds, short, tokens
@@ -17,6 +20,10 @@ def tag(fact: e.Event) -> str:
 def told(fact: e.Event) -> str:
     """The event in one printable line: its name and what is in it."""
     return one_line(f"{tag(fact)} {about(fact)}")
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 @singledispatch
@@ -78,7 +85,9 @@ def _(fact: e.InputRequested) -> str:
 
 @about.register
 def _(fact: e.InputReceived) -> str:
-    return f"{fact.request}" + (" (nobody answered in time)" if fact.timed_out else "")
+    if fact.timed_out:
+        return f"{fact.request} (nobody answered in time)"
+    return f"{fact.request}: {short(_json(fact.answer), WIDTH)}"
 
 
 @about.register

@@ -58,3 +58,12 @@ def test_calls_are_named() -> None:
     fact = e.ModelResponded(step=3, model="m", tool_calls=(call, call))
     expected = "model_responded step 3, 0 + 0 tokens: calls bash\ufffd, bash\ufffd"
     assert told(fact) == expected
+
+
+def test_an_answer_is_told_shortly() -> None:
+    """What a person decided, as text that is harmless."""
+    answer = {"decision": "deny", "reason": EVIL}
+    line = told(e.InputReceived(request="r", answer=answer))
+    assert line.startswith('input_received r: {"decision":"deny","reason":"x')
+    assert line.isprintable()
+    assert len(line) < 100

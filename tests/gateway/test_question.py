@@ -188,7 +188,7 @@ def test_who_answers_where_nobody_serves_is_in_the_history(tmp_path: Path) -> No
     assert (other.code, "is not there: it asks for nothing" in other.err) == (2, True)
     assert wake(tmp_path, *mine, "--user", "ada").code == 0
     history = wake(tmp_path, "events", asked.id).out
-    assert "user:ada  input_received 1-question-s1-1" in history
+    assert 'user:ada  input_received 1-question-s1-1: "red"' in history
 
 
 def test_a_watch_shows_what_is_asked_and_how_to_answer(tmp_path: Path) -> None:

@@ -12,8 +12,12 @@ from msgspec import inspect
 
 from gateway.settings import Secret, Settings, Url, public
 
-_FLAGS: Final = {"nats.url": "--nats"}
-"""Flags that are older than the rule for their name."""
+_FLAGS: Final = {
+    "nats.url": "--nats",
+    "runner.lanes": "--lanes",
+    "runner.concurrency": "--concurrency",
+}
+"""Flags that are shorter than the rule for their name."""
 
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 _LONGEST = 60

@@ -17,13 +17,11 @@ app = typer.Typer(rich_markup_mode=None)
 
 Lanes = Annotated[
     str | None,
-    typer.Option("--runner-lanes", metavar="LANES", help="Lanes, with commas."),
+    typer.Option("--lanes", metavar="LANES", help="Lanes to take from, with commas."),
 ]
 Concurrency = Annotated[
     int | None,
-    typer.Option(
-        "--runner-concurrency", metavar="N", help="Executions at once, in each lane."
-    ),
+    typer.Option("--concurrency", metavar="N", help="Executions worked on at once."),
 ]
 
 
@@ -73,7 +71,7 @@ def service(
     \b
     Examples:
       wake service lifecycle --nats nats://10.0.0.1:4222
-      wake service runner --nats nats://10.0.0.1:4222 --runner-lanes agents_long
+      wake service runner --nats nats://10.0.0.1:4222 --lanes agents_long
     """
     with told(as_json=as_json):
         flags = {"data": data, "nats__url": nats, "config": config}

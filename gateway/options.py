@@ -16,6 +16,8 @@ _FLAGS: Final = {
     "nats.url": "--nats",
     "runner.lanes": "--lanes",
     "runner.concurrency": "--concurrency",
+    "process.time_limit": "--time-limit",
+    "process.memory_limit": "--memory-limit",
 }
 """Flags that are shorter than the rule for their name."""
 
@@ -91,6 +93,8 @@ class Option:
             )
         except (msgspec.ValidationError, ValueError, OverflowError):
             raise ValueError(f"must be {self.allowed}{self._instead(raw)}") from None
+        if value is None:  # a word of another language, "null"; none is written empty
+            raise ValueError(f"must be {self.allowed}{self._instead(raw)}")
         if self.many and len(set(value)) < len(value):
             raise ValueError(f"has something twice{self._instead(raw)}")
         return value

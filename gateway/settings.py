@@ -223,6 +223,25 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10.0
 
 
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """When a process that serves ends by itself, to be started anew by a supervisor."""
+
+    time_limit: Annotated[
+        Annotated[float, Meta(ge=1, le=31_536_000)] | None,
+        Meta(
+            description="Seconds after which it takes nothing new, drains and ends "
+            "with 0; up to a tenth less by chance, so that several do not end at once.",
+        ),
+    ] = None
+    memory_limit: Annotated[
+        Annotated[int, Meta(ge=1, le=1_048_576)] | None,
+        Meta(
+            description="MiB of resident memory of the process itself from which on it "
+            "does the same.",
+        ),
+    ] = None
+
+
 class Logs(msgspec.Struct, frozen=True, kw_only=True):
     """Log lines."""
 
@@ -307,6 +326,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = Path(".wake")
     nats: Nats = Nats()
     runner: Runner = Runner()
+    process: Process = Process()
     logs: Logs = Logs()
     agents: Agents = Agents()
     workspaces: Workspaces = Workspaces()

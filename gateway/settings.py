@@ -22,6 +22,10 @@ HIDDEN: Final = "***"
 
 
 _SCHEME = re.compile("[a-z]+://")
+_ADDRESS = re.compile(
+    r"(?:(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):)?(?P<port>[0-9]{1,5})"
+)
+_LAST_PORT = 65535
 
 
 class Secret:
@@ -101,6 +105,25 @@ class HttpUrl(Url):
     __slots__ = ()
     schemes: ClassVar[tuple[str, ...]] = ("http", "https")
     allowed: ClassVar[str] = "an address as http://HOST:PORT or https://HOST:PORT"
+
+
+class Listen(str):
+    """Where to listen: ``host`` and ``port``; a port alone is for this machine only."""
+
+    __slots__ = ("host", "port")
+    allowed: ClassVar[str] = "an address as HOST:PORT, or a port, on 127.0.0.1"
+    host: str
+    port: int
+
+    def __new__(cls, text: str) -> Self:
+        """Raise ValueError for what is no address."""
+        found = _ADDRESS.fullmatch(text)
+        if not found or int(found["port"]) > _LAST_PORT:
+            raise ValueError
+        self = super().__new__(cls, text)
+        self.host = found["v6"] or found["host"] or "127.0.0.1"
+        self.port = int(found["port"])
+        return self
 
 
 def public(url: str) -> str:
@@ -314,6 +337,19 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers for Prometheus."""
+
+    address: Annotated[
+        Listen | None,
+        Meta(
+            description="Where a process that serves shows its numbers over HTTP, to "
+            "whoever reaches it; each process needs one of its own. Without it nothing "
+            "is counted."
+        ),
+    ] = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set."""
 
@@ -332,3 +368,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workspaces: Workspaces = Workspaces()
     sandbox: Sandbox = Sandbox()
     telemetry: Telemetry = Telemetry()
+    metrics: Metrics = Metrics()

@@ -38,6 +38,7 @@ from gateway import address
 from gateway.address import Address
 from gateway.composition import Bench, address_of, connect, runner_name
 from gateway.settings import Settings
+from services import metrics
 from services.agents.registry import Registry
 from services.allowed import Allowed
 from services.boot import recover_all
@@ -140,9 +141,17 @@ class Services:
         self._bounds = Bounds(limits.time_limit, limits.memory_limit)
         with self._signals():
             async with self._stack:
+                self._show_numbers()
                 server, login = await self._server(folder)
                 async with _explained(server):
                     await self._serve(server, login)
+
+    def _show_numbers(self) -> None:
+        """Count, and show the numbers, if it is configured where."""
+        address = self._settings.metrics.address
+        if address is not None:
+            shown = metrics.served(address.host, address.port)
+            logger.info("metrics on %s", self._stack.enter_context(shown))
 
     async def _server(
         self, folder: DataFolder | None

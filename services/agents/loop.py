@@ -29,6 +29,7 @@ from events.names import Key
 from events.next_action import CallModel, RunTools, next_action
 from events.spec import AgentSpec
 from events.state import Call
+from services import metrics
 from services.agents.model import Model
 from services.agents.patience import Patience
 from services.genai import answered, chat
@@ -255,6 +256,7 @@ class Drive:
         except TooLarge:
             # Without them the calls are open, and made like any other.
             await self._decide(respond)
+        metrics.replied(reply)
         self._means.tell(
             self.execution.key,
             "debug",
@@ -268,6 +270,8 @@ class Drive:
 
     async def _fail(self, error: WakeError) -> None:
         logger.warning("%s failed: %s", self.execution.key, error)
+        if isinstance(error, ModelRefused):
+            metrics.model_failed(error.code)
         self._means.tell(
             self.execution.key, "error", f"failed.{error.code}", str(error)
         )

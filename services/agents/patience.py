@@ -14,6 +14,7 @@ from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from events.errors import ModelUnavailable
 from events.messages import Reply, Request, Usage
+from services import metrics
 from services.agents.model import Model
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Patience:
             self._check(reply)
         except ModelUnavailable as error:
             self._told(str(error))
+            metrics.model_failed(error.code)
             raise
         return self._with_what_was_spent(reply)
 

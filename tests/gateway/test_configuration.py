@@ -109,6 +109,7 @@ EVERYTHING: dict[str, tuple[str, str, Any]] = {
     "workspaces.root": ('"/srv/w"', "/srv/w", Path("/srv/w")),
     "workspaces.allowed": ('["/a", "/b"]', "/a,/b", (Path("/a"), Path("/b"))),
     "sandbox.mode": ('"off"', "off", "off"),
+    "metrics.address": ('"[::1]:9464"', "[::1]:9464", "[::1]:9464"),
     "telemetry.otlp_endpoint": (
         '"https://otel.example:4318/v1"',
         "https://otel.example:4318/v1",

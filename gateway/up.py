@@ -55,6 +55,7 @@ from services.runner import Runner
 from services.telemetry import bound
 from services.telling import Tell
 from services.tools.toolbox import TOOLS
+from services.unheld import Unheld
 
 logger = logging.getLogger(__name__)
 
@@ -271,7 +272,8 @@ class Services:
             NatsPresences(wire),
             await self._departures(login),
         )
-        reactor = Reactor(journal, [recovery])
+        unheld = Unheld(Handler(journal, "reactor"), NatsPresences(wire))
+        reactor = Reactor(journal, [recovery, unheld])
         return Part(partial(_watched, wire, reactor.run), reactor.stop)
 
     async def _departures(self, login: Address) -> NatsDepartures | None:

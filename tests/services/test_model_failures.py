@@ -1,6 +1,7 @@
 """A provider's bad days, through the real client and a runner, in the log."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from logs import Log
 from running import KEY, finished, order, runner, start, story, until
 
 from events.commands import Retry
+from events.execution import Execution
 from events.names import Key
 from events.spec import AgentSpec, Limits
 from events.state import State
@@ -343,3 +345,24 @@ async def test_the_price_of_empty_answers(log: Log, hire: Hire) -> None:
     paid = (7 * 2.5 + 1 * 10) + (10 * 2.5 + 5 * 10)
     assert state.cost == pytest.approx(paid / 1e6)
     assert state.unpriced == 0
+
+
+# ── much in them ─────────────────────────────────────────────────────────────
+
+
+@every_provider
+async def test_an_answer_of_two_megabytes(log: Log, hire: Hire, name: str) -> None:
+    """It is recorded whole, also beside a call, and told again in the next step."""
+    piece = "wörter " * 150
+    look = Call(id="c1", name="look", arguments=("{}",))
+    agency = await hire(name, Answer(text=(piece,) * 2000, calls=(look,)), DONE)
+    state = await agency.run(log)
+    assert (state.status, state.output, state.steps) == (
+        "completed",
+        "All is done.",
+        2,
+    )
+    told = json.dumps(agency.provider.last, ensure_ascii=False)
+    assert piece * 2000 in told
+    loaded = Execution.fold(KEY, await log.journal.read(KEY))
+    assert loaded.state.turns[0].text == piece * 2000

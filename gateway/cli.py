@@ -120,18 +120,30 @@ def run(
 
 
 @app.command()
-def ls(data: Data = None, nats: Nats = None, *, as_json: Json = False) -> None:
-    r"""List the executions, newest first.
+def ls(
+    status: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--status", metavar="STATUS", help="Only these; may be given several times."
+        ),
+    ] = None,
+    data: Data = None,
+    nats: Nats = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    r"""List the executions, newest first; of those that failed, why.
 
     \b
     Examples:
       wake ls
+      wake ls --status failed --status cancelled
       wake ls --json | head -1
     """
     with told(as_json=as_json):
         from gateway import reading  # noqa: PLC0415 - see run
 
-        reading.ls(place_of(data, nats), as_json=as_json)
+        reading.ls(place_of(data, nats), status or (), as_json=as_json)
 
 
 @app.command()

@@ -1,15 +1,15 @@
 """The executions of a log as rows, for ``wake ls``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
-from events.errors import Corrupt
+from events.errors import Corrupt, InvalidInput
 from events.execution import Execution
-from events.state import State
+from events.state import Failure, State, Status
 from gateway.composition import Log
 from gateway.wording import one_line, short
 
@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 WIDE = 120
 """Columns from which on an execution and its prompt fit one line."""
 
+STATUSES = (*get_args(Status), "corrupt")
+"""What can be asked for."""
+
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One execution; ``status`` is ``corrupt`` when its history is damaged."""
+    """One execution; ``status`` is ``corrupt`` when its history is damaged.
+
+    ``error`` says why it failed; it is gone once it was retried.
+    """
 
     id: str
     user: str
@@ -31,6 +37,23 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     started: datetime | None
     prompt: str
+    error: Failure | None = None
+
+
+def checked(asked: Iterable[str]) -> frozenset[str]:
+    """Return the statuses asked for, none for all of them; raises InvalidInput."""
+    given = [word.strip() for text in asked for word in text.split(",")]
+    for word in given:
+        if word not in STATUSES:
+            raise InvalidInput(
+                f"--status {word!r:.40}: there are: {', '.join(STATUSES)}"
+            )
+    return frozenset(given)
+
+
+def chosen(rows: Iterable[Row], statuses: Collection[str]) -> list[Row]:
+    """Return the rows of these statuses; all of them if none is named."""
+    return [row for row in rows if not statuses or row.status in statuses]
 
 
 async def rows_of(log: Log) -> list[Row]:
@@ -63,25 +86,37 @@ def _row(state: State, *, corrupt: bool) -> Row:
         tokens=state.usage.total,
         started=state.created_at,
         prompt=state.input,
+        error=state.failure,
     )
 
 
 def table(rows: Sequence[Row], width: int | None) -> Iterator[str]:
     """Lines for ``width`` columns; None: one line for each, with nothing cut.
 
-    In a narrow terminal agent and prompt go below what has to be copied.
+    In a narrow terminal agent and prompt go below what has to be copied. Why one
+    failed stands below it, or without a terminal at the end of its line.
     """
     head = f"{'ID':36}  {'STATUS':14} {'STEPS':>5} {'TOKENS':>7}  {'STARTED':11}"
     narrow = None if width is None or width >= WIDE else width
     yield head if narrow else f"{head}  {'AGENT':14}  PROMPT"
     for row in rows:
         first, agent, prompt = _first(row), one_line(row.agent), one_line(row.prompt)
+        line, why = f"{first}  {agent:14}  {prompt}", _why(row)
+        if width is None:
+            yield f"{line}  ({why})" if why else line
+            continue
         if narrow:
             yield first
             yield "    " + short(f"{agent}: {prompt}", narrow - 4)
         else:
-            line = f"{first}  {agent:14}  {prompt}"
-            yield line if width is None else short(line, width)
+            yield short(line, width)
+        if why:
+            yield "    " + short(why, width - 4)
+
+
+def _why(row: Row) -> str:
+    failure = row.error
+    return "" if failure is None else one_line(f"{failure.error}: {failure.message}")
 
 
 def _first(row: Row) -> str:

@@ -12,8 +12,14 @@ from msgspec import inspect
 
 from gateway.settings import Secret, Settings, Url, public
 
-_FLAGS: Final = {"nats.url": "--nats"}
-"""Flags that are older than the rule for their name."""
+_FLAGS: Final = {
+    "nats.url": "--nats",
+    "runner.lanes": "--lanes",
+    "runner.concurrency": "--concurrency",
+    "process.time_limit": "--time-limit",
+    "process.memory_limit": "--memory-limit",
+}
+"""Flags that are shorter than the rule for their name."""
 
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
 _LONGEST = 60
@@ -87,6 +93,8 @@ class Option:
             )
         except (msgspec.ValidationError, ValueError, OverflowError):
             raise ValueError(f"must be {self.allowed}{self._instead(raw)}") from None
+        if value is None:  # a word of another language, "null"; none is written empty
+            raise ValueError(f"must be {self.allowed}{self._instead(raw)}")
         if self.many and len(set(value)) < len(value):
             raise ValueError(f"has something twice{self._instead(raw)}")
         return value

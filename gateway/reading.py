@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from events.names import Key, check_id
 from events.state import Call, State
 from gateway import facts, question
 from gateway.composition import BRIEFLY, Log, Place, hold, open_log, reach
-from gateway.listing import rows_of, table
+from gateway.listing import checked, chosen, rows_of, table
 from gateway.orders import find
 from gateway.output import put, put_json
 from gateway.plain import MARKS
@@ -35,15 +35,19 @@ from gateway.wording import (
 T = TypeVar("T")
 
 
-def ls(place: Place, *, as_json: bool) -> None:
-    """Print the executions, newest first; raises WakeError."""
-    rows = [] if place.empty else _read(place, rows_of)
+def ls(place: Place, statuses: Sequence[str], *, as_json: bool) -> None:
+    """Print the executions, newest first, or those of statuses; raises WakeError."""
+    asked = checked(statuses)
+    found = [] if place.empty else _read(place, rows_of)
+    rows = chosen(found, asked)
     if as_json:
         for row in rows:
             put_json(row)
     elif rows:
         for line in table(rows, _width()):
             put(line)
+    elif found:
+        put(f"none is {' or '.join(sorted(asked))}")
     else:
         put('nothing has run here yet: start with wake run "PROMPT"')
 

@@ -17,12 +17,24 @@ app = typer.Typer(rich_markup_mode=None)
 
 Lanes = Annotated[
     str | None,
-    typer.Option("--runner-lanes", metavar="LANES", help="Lanes, with commas."),
+    typer.Option("--lanes", metavar="LANES", help="Lanes to take from, with commas."),
 ]
 Concurrency = Annotated[
     int | None,
+    typer.Option("--concurrency", metavar="N", help="Executions worked on at once."),
+]
+TimeLimit = Annotated[
+    float | None,
     typer.Option(
-        "--runner-concurrency", metavar="N", help="Executions at once, in each lane."
+        "--time-limit", metavar="S", help="End in order after so long.  [none]"
+    ),
+]
+MemoryLimit = Annotated[
+    int | None,
+    typer.Option(
+        "--memory-limit",
+        metavar="MIB",
+        help="End in order when it is so large.  [none]",
     ),
 ]
 
@@ -31,6 +43,8 @@ Concurrency = Annotated[
 def up(
     *,
     concurrency: Concurrency = None,
+    time_limit: TimeLimit = None,
+    memory_limit: MemoryLimit = None,
     config: Config = None,
     data: Data = None,
     nats: Nats = None,
@@ -49,7 +63,8 @@ def up(
     """
     with told(as_json=as_json):
         flags = {"data": data, "nats__url": nats, "config": config}
-        settings = loaded(**flags, runner__concurrency=concurrency).settings
+        limits = _limits(time_limit, memory_limit)
+        settings = loaded(**flags, **limits, runner__concurrency=concurrency).settings
         from gateway.up import ALL, workspaces_here  # noqa: PLC0415 - all it serves
 
         _serve(workspaces_here(settings), ALL, as_json=as_json)
@@ -63,6 +78,8 @@ def service(
     *,
     lanes: Lanes = None,
     concurrency: Concurrency = None,
+    time_limit: TimeLimit = None,
+    memory_limit: MemoryLimit = None,
     config: Config = None,
     data: Data = None,
     nats: Nats = None,
@@ -70,15 +87,20 @@ def service(
 ) -> None:
     r"""Serve single services on a nats-server, for systemd and containers.
 
+    Told to end (SIGTERM, Ctrl-C) or at a limit, it takes nothing new, sees what is in
+    hand to its next commit or gives it back, and ends with 0.
+
     \b
     Examples:
       wake service lifecycle --nats nats://10.0.0.1:4222
-      wake service runner --nats nats://10.0.0.1:4222 --runner-lanes agents_long
+      wake service runner --nats nats://10.0.0.1:4222 --lanes agents_long
+      wake service runner --nats URL --concurrency 16 --time-limit 86400
     """
     with told(as_json=as_json):
         flags = {"data": data, "nats__url": nats, "config": config}
         options = {"runner__concurrency": concurrency, "runner__lanes": lanes}
-        settings = loaded(**flags, **options).settings
+        limits = _limits(time_limit, memory_limit)
+        settings = loaded(**flags, **options, **limits).settings
         from gateway.up import checked  # noqa: PLC0415 - all it serves
 
         _serve(settings, checked(names, settings), as_json=as_json)
@@ -104,6 +126,10 @@ def show_config(
         from gateway.output import put  # noqa: PLC0415 - not for --help
 
         put(describe(loaded(data=data, nats__url=nats, config=config), as_json=as_json))
+
+
+def _limits(seconds: float | None, mebibytes: int | None) -> dict[str, object]:
+    return {"process__time_limit": seconds, "process__memory_limit": mebibytes}
 
 
 def _serve(settings: "Settings", names: "tuple[Name, ...]", *, as_json: bool) -> None:

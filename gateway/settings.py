@@ -22,6 +22,10 @@ HIDDEN: Final = "***"
 
 
 _SCHEME = re.compile("[a-z]+://")
+_ADDRESS = re.compile(
+    r"(?:(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):)?(?P<port>[0-9]{1,5})"
+)
+_LAST_PORT = 65535
 
 
 class Secret:
@@ -101,6 +105,25 @@ class HttpUrl(Url):
     __slots__ = ()
     schemes: ClassVar[tuple[str, ...]] = ("http", "https")
     allowed: ClassVar[str] = "an address as http://HOST:PORT or https://HOST:PORT"
+
+
+class Listen(str):
+    """Where to listen: ``host`` and ``port``; a port alone is for this machine only."""
+
+    __slots__ = ("host", "port")
+    allowed: ClassVar[str] = "an address as HOST:PORT, or a port, on 127.0.0.1"
+    host: str
+    port: int
+
+    def __new__(cls, text: str) -> Self:
+        """Raise ValueError for what is no address."""
+        found = _ADDRESS.fullmatch(text)
+        if not found or int(found["port"]) > _LAST_PORT:
+            raise ValueError
+        self = super().__new__(cls, text)
+        self.host = found["v6"] or found["host"] or "127.0.0.1"
+        self.port = int(found["port"])
+        return self
 
 
 def public(url: str) -> str:
@@ -223,6 +246,25 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10.0
 
 
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """When a process that serves ends by itself, to be started anew by a supervisor."""
+
+    time_limit: Annotated[
+        Annotated[float, Meta(ge=1, le=31_536_000)] | None,
+        Meta(
+            description="Seconds after which it takes nothing new, drains and ends "
+            "with 0; up to a tenth less by chance, so that several do not end at once.",
+        ),
+    ] = None
+    memory_limit: Annotated[
+        Annotated[int, Meta(ge=1, le=1_048_576)] | None,
+        Meta(
+            description="MiB of resident memory of the process itself from which on it "
+            "does the same.",
+        ),
+    ] = None
+
+
 class Logs(msgspec.Struct, frozen=True, kw_only=True):
     """Log lines."""
 
@@ -295,6 +337,19 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers for Prometheus."""
+
+    address: Annotated[
+        Listen | None,
+        Meta(
+            description="Where a process that serves shows its numbers over HTTP, to "
+            "whoever reaches it; each process needs one of its own. Without it nothing "
+            "is counted."
+        ),
+    ] = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set."""
 
@@ -307,8 +362,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = Path(".wake")
     nats: Nats = Nats()
     runner: Runner = Runner()
+    process: Process = Process()
     logs: Logs = Logs()
     agents: Agents = Agents()
     workspaces: Workspaces = Workspaces()
     sandbox: Sandbox = Sandbox()
     telemetry: Telemetry = Telemetry()
+    metrics: Metrics = Metrics()

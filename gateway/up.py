@@ -2,7 +2,8 @@
 
 Each service has a connection of its own. The first SIGINT or SIGTERM ends them
 in order: no new work, what is in hand is seen to its next commit or given
-back; a second one gives back at once.
+back; a second one gives back at once. So does a limit of the process, which is
+no signal: after it, the first one does not hurry yet.
 """
 
 import asyncio
@@ -37,9 +38,11 @@ from gateway import address
 from gateway.address import Address
 from gateway.composition import Bench, address_of, connect, runner_name
 from gateway.settings import Settings
+from services import metrics
 from services.agents.registry import Registry
 from services.allowed import Allowed
 from services.boot import recover_all
+from services.bounds import Bounds
 from services.embedded import EmbeddedServer
 from services.folder import DataFolder
 from services.handler import Handler
@@ -49,8 +52,10 @@ from services.process import tune_collector
 from services.reactor import Reactor
 from services.recovery import Recovery
 from services.runner import Runner
+from services.telemetry import bound
 from services.telling import Tell
 from services.tools.toolbox import TOOLS
+from services.unheld import Unheld
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +127,7 @@ class Services:
         started: Callable[[Started], None],
     ) -> None:
         self._settings, self._names, self._started = settings, names, started
+        self._told = False
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._stack = AsyncExitStack()
@@ -132,11 +138,21 @@ class Services:
         On ``folder`` it runs a nats-server of its own; without, on ``nats.url``.
         """
         tune_collector()
+        limits = self._settings.process
+        self._bounds = Bounds(limits.time_limit, limits.memory_limit)
         with self._signals():
             async with self._stack:
+                self._show_numbers()
                 server, login = await self._server(folder)
                 async with _explained(server):
                     await self._serve(server, login)
+
+    def _show_numbers(self) -> None:
+        """Count, and show the numbers, if it is configured where."""
+        address = self._settings.metrics.address
+        if address is not None:
+            shown = metrics.served(address.host, address.port)
+            logger.info("metrics on %s", self._stack.enter_context(shown))
 
     async def _server(
         self, folder: DataFolder | None
@@ -164,8 +180,10 @@ class Services:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(server.watch()) if server else None
             running = [group.create_task(part.run()) for part in parts]
+            bounded = group.create_task(self._until_a_limit())
             self._started(Started(login, put_back, bench.lacking))
             await self._stopping.wait()
+            bounded.cancel()
             await asyncio.gather(*(part.stop() for part in parts))
             hurry = group.create_task(self._hurrying.wait())
             await _finished(running, hurry)
@@ -254,7 +272,8 @@ class Services:
             NatsPresences(wire),
             await self._departures(login),
         )
-        reactor = Reactor(journal, [recovery])
+        unheld = Unheld(Handler(journal, "reactor"), NatsPresences(wire))
+        reactor = Reactor(journal, [recovery, unheld])
         return Part(partial(_watched, wire, reactor.run), reactor.stop)
 
     async def _departures(self, login: Address) -> NatsDepartures | None:
@@ -278,6 +297,13 @@ class Services:
                 await runner.drain(0)
             hurry.cancel()
 
+    async def _until_a_limit(self) -> None:
+        """End in order at a limit of the process: its supervisor starts it anew."""
+        reached = await self._bounds.reached()
+        with bound(limit=reached.limit):
+            logger.warning("%s: %s; ending in order", reached.limit, reached.why)
+        self._stopping.set()
+
     @contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
@@ -291,7 +317,8 @@ class Services:
                 loop.remove_signal_handler(number)
 
     def _stop(self) -> None:
-        (self._hurrying if self._stopping.is_set() else self._stopping).set()
+        (self._hurrying if self._told else self._stopping).set()
+        self._told = True
 
 
 async def _finished(

@@ -6,6 +6,7 @@ and leases run out by themselves.
 """
 
 from events.names import Key
+from services import metrics
 from services.handler import Handler
 from services.stuck import find_stuck, put_back
 
@@ -19,4 +20,6 @@ async def recover_all(handler: Handler) -> list[Key]:
     are left as they are: whoever asks for them is told.
     """
     found = [stuck async for stuck in find_stuck(handler, set(), 0.0)]
-    return [stuck.key for stuck in found if await put_back(handler, stuck, REASON)]
+    keys = [stuck.key for stuck in found if await put_back(handler, stuck, REASON)]
+    metrics.recovered("boot", len(keys))
+    return keys

@@ -16,6 +16,7 @@ from events.commit import Recorded
 from events.errors import Unavailable
 from events.journal import Work
 from events.names import Key
+from services import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Holding:
         if asked - self.since >= self.lease:
             logger.warning("%s: the lease ran out, dropping it", self.key)
             self.stop("lost")
+            metrics.dropped("lease")
         elif asked - self.since >= self.lease / 3:
             try:
                 async with asyncio.timeout(self.lease / 9):
@@ -97,6 +99,7 @@ class Holdings:
         holding = Holding(work, task, self.lease, self.grace)
         self._by_key.setdefault(holding.key, []).append(holding)
         self.none.clear()
+        metrics.held(+1)
         return holding
 
     def has(self, work: Work) -> bool:
@@ -112,6 +115,7 @@ class Holdings:
         """Hold it no more."""
         held = self._by_key[holding.key]
         held.remove(holding)
+        metrics.held(-1)
         if not held:
             del self._by_key[holding.key]
         if not self._by_key:

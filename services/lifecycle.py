@@ -22,7 +22,7 @@ from events.execution import Execution
 from events.inbox import Inbox, Order
 from events.names import Key, check_id
 from events.spec import AgentSpec, Limits
-from services import requests
+from services import metrics, requests
 from services.allowed import Allowed
 from services.handled import Handled
 from services.handler import Handler
@@ -160,6 +160,7 @@ class Lifecycle:
                 answer = requests.refusal(command, order.key, WakeError(MISTAKE))
             self._handled.keep(order, answer)
             self._log(order, answer)
+            metrics.answered(order.verb, answer.code)
         return await self._settle(order, answer)
 
     def _log(self, order: Order, answer: requests.Answer) -> None:

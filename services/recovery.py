@@ -22,6 +22,7 @@ from events.execution import Execution
 from events.names import LANES, Key
 from events.presence import Connection, Departures, Presence, Presences, Process
 from events.spec import Lane
+from services import metrics
 from services.handler import Handler
 from services.process import is_gone
 
@@ -209,6 +210,7 @@ class Recovery:
                 logger.error("%s cannot be put back: %s", key, error)  # noqa: TRY400
                 return
             else:
+                metrics.recovered("departure" if runner else "sweep")
                 return
 
 

@@ -15,6 +15,7 @@ from events.journal import Journal, Work, WorkQueue
 from events.names import LANES, Key
 from events.presence import Presences
 from events.spec import Lane
+from services import metrics
 from services.agents.loop import Drive, Means, Released
 from services.handler import Clock, Handler, utc_now
 from services.lease import Holding, Holdings
@@ -216,10 +217,12 @@ class Runner:
             logger.warning("%s: dropped: %s", holding.key, error)
             self._means.tell(holding.key, "warning", "execution.dropped", str(error))
             failed(type(error).__name__)
+            metrics.dropped(error.code)
             settled = False
         except Exception as error:  # the one place that settles: the others must go on
             logger.exception("%s: cannot be worked on", holding.key)
             failed(type(error).__name__)
+            metrics.dropped("mistake")
             settled = False
         finally:
             self._holdings.drop(holding)
@@ -256,6 +259,7 @@ class Runner:
         state = execution.state
         logger.info("attempt %d: %s", state.attempt, state.status)
         note({"wake.status": state.status})
+        metrics.attempted(state.status)
         said = f"after {state.steps} steps"
         tell(holding.key, "info", f"execution.{state.status}", said, steps=state.steps)
         if not execution.state.final:
@@ -272,13 +276,17 @@ class Runner:
             )
 
         known = await self._up_to_date(work)
+        begun = known.state.status == "running"
         try:
-            return await self._handler.handle(
+            execution = await self._handler.handle(
                 recorded.key, self._means.informed(begin), known=known
             )
         except Stale as error:
             logger.debug("%s: %s", recorded.key, error)
             return None
+        if begun:
+            metrics.recovered("redelivery")
+        return execution
 
     async def _up_to_date(self, work: Work) -> Execution:
         """Get the execution as of this work; most cheaply from memory."""

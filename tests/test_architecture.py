@@ -34,6 +34,7 @@ ADAPTERS = {
     "duckdb": {"projections/store.py"},
     "opentelemetry": {"services/tracing.py"},
     "jsonschema": {"events/schemas.py"},
+    "prometheus_client": {"services/instruments.py"},
     "structlog": {"services/loglines.py"},
     "pydantic_ai": {
         f"services/agents/{name}.py" for name in ("models", "providers", "dialect")

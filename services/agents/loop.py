@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import stamina
-from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from events import control
 from events.errors import (
@@ -32,7 +30,9 @@ from events.names import Key
 from events.next_action import CallModel, RunTools, next_action
 from events.spec import AgentSpec
 from events.state import Call
+from services import metrics
 from services.agents.model import Model
+from services.agents.patience import Patience
 from services.genai import answered, chat
 from services.handler import Decision, Handler
 from services.lease import Holding
@@ -41,12 +41,6 @@ from services.tools.calls import Caller, Tools
 from services.tools.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-MODEL_TRIES = 8
-"""Tries of one model call before its failure is recorded."""
-
-LONGEST_PAUSE = 30.0
-"""Seconds between two tries, unless the provider asks for more."""
 
 
 class Released(Exception):
@@ -253,20 +247,10 @@ class Drive:
             messages=self._conversation(),
             tools=self._caller.schemas(self.execution.state),
         )
-        on_text = partial(self._means.on_text, self.execution.key)
-        try:
-            return await model.reply(request, on_text)
-        except ModelUnavailable as error:
-            failure: ModelUnavailable | None = error
-        async for attempt in stamina.retry_context(
-            on=_pause, attempts=MODEL_TRIES, timeout=None, wait_max=LONGEST_PAUSE
-        ):
-            with attempt:
-                if failure:  # the first try, made above
-                    first, failure = failure, None
-                    raise first
-                return await model.reply(request, on_text)
-        raise AssertionError  # pragma: no cover - the last attempt returns or raises
+        key, tell = self.execution.key, self._means.tell
+        on_text = partial(self._means.on_text, key)
+        told = partial(tell, key, "warning", "model.unavailable")
+        return await Patience(model, request, on_text, told).reply()
 
     def _conversation(self) -> tuple[Message, ...]:
         """All that was said; turns that are done never change, so they are kept."""
@@ -287,6 +271,7 @@ class Drive:
         except TooLarge:
             # Without them the calls are open, and made like any other.
             await self._decide(respond)
+        metrics.replied(reply)
         self._means.tell(
             self.execution.key,
             "debug",
@@ -300,6 +285,8 @@ class Drive:
 
     async def _fail(self, error: WakeError) -> None:
         logger.warning("%s failed: %s", self.execution.key, error)
+        if isinstance(error, ModelRefused):
+            metrics.model_failed(error.code)
         self._means.tell(
             self.execution.key, "error", f"failed.{error.code}", str(error)
         )
@@ -357,22 +344,6 @@ class Drive:
             for task in runs:
                 task.cancel()
             await asyncio.gather(*runs, return_exceptions=True)
-
-
-def _asked_again(details: RetryDetails) -> None:
-    wait, why = details.wait_for, details.caused_by
-    logger.warning("the model is asked again in %.1f s: %s", wait, why)
-
-
-# The default prints to stdout wherever structlog is installed and not configured.
-set_on_retry_hooks([_asked_again])
-
-
-def _pause(error: Exception) -> bool | float:
-    """Try again if that can help, and not before the provider wants it."""
-    if not isinstance(error, ModelUnavailable):
-        return False
-    return True if error.retry_after is None else error.retry_after
 
 
 def _without_effect(result: ToolResult, error: TooLarge) -> ToolResult:

@@ -18,6 +18,7 @@ from events.errors import ToolFailed
 from events.messages import ToolCall, ToolResult, ToolSchema
 from events.names import Key
 from events.state import Call, State
+from services import metrics
 from services.genai import execute_tool, told
 from services.telling import Tell, silent
 from services.tools.base import (
@@ -107,6 +108,7 @@ class Caller:
         with execute_tool(call, state):
             result = await self._settled(state, call, limit)
             told(result)
+        metrics.tool_ran(call.name if call.name in self._tools else "unknown", result)
         good = result.outcome == "success"
         self._tell(
             Key(state.user, state.id),

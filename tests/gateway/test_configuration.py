@@ -100,6 +100,8 @@ EVERYTHING: dict[str, tuple[str, str, Any]] = {
     "runner.name": ('"r-1_A"', "r-1_A", "r-1_A"),
     "runner.drain": ("0", "0.0", 0.0),
     "runner.cancel_grace": ("2.5", "2.5", 2.5),
+    "process.time_limit": ("86400", "86400", 86400.0),
+    "process.memory_limit": ("512", "512", 512),
     "logs.days": ("1", "1", 1),
     "logs.level": ('"debug"', "debug", "debug"),
     "logs.format": ('"text"', "text", "text"),
@@ -107,6 +109,7 @@ EVERYTHING: dict[str, tuple[str, str, Any]] = {
     "workspaces.root": ('"/srv/w"', "/srv/w", Path("/srv/w")),
     "workspaces.allowed": ('["/a", "/b"]', "/a,/b", (Path("/a"), Path("/b"))),
     "sandbox.mode": ('"off"', "off", "off"),
+    "metrics.address": ('"[::1]:9464"', "[::1]:9464", "[::1]:9464"),
     "telemetry.otlp_endpoint": (
         '"https://otel.example:4318/v1"',
         "https://otel.example:4318/v1",

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from waking import Ended, facts, start, wake
 
-from gateway.listing import Row, table
+from events.errors import InvalidInput
+from events.state import Failure
+from gateway.listing import STATUSES, Row, checked, table
 
 PROMPT = """script:
 todo_write {"tasks": [{"title": "read", "status": "done"}]}
@@ -65,6 +67,65 @@ def test_ls_for_people(place: Path, execution: str) -> None:
     )
 
 
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with one execution that failed, and one that did not."""
+    place = tmp_path_factory.mktemp("failed")
+    (place / "empty.jsonl").touch()
+    for model in (f"cassette:{place / 'empty.jsonl'}", "scripted"):
+        wake(place, "run", "script:\nsay Fine.", "--model", model, "--workspace", ".")
+    return place
+
+
+def test_ls_tells_programs_why_one_failed(failed: Path) -> None:
+    """The error is the object that run and watch give too; the others have none."""
+    fine, broken = map(json.loads, wake(failed, "ls", "--json").out.splitlines())
+    assert (fine["status"], fine["error"]) == ("completed", None)
+    shown = json.loads(wake(failed, "show", broken["id"], "--json").out)
+    assert broken["status"] == "failed"
+    assert broken["error"] == shown["failure"]
+    assert set(broken["error"]) == {"error", "message", "retryable"}
+
+
+def test_ls_tells_people_why_one_failed(failed: Path) -> None:
+    """At the end of its line: error and message."""
+    line = wake(failed, "ls", "--status", "failed").out.splitlines()[-1]
+    row = json.loads(wake(failed, "ls", "--status", "failed", "--json").out)
+    assert line.endswith(f"({row['error']['error']}: {row['error']['message']})")
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"),
+    [
+        (("failed",), 1),
+        (("failed", "completed"), 2),
+        (("failed,completed", "paused"), 2),
+        (("paused", "corrupt"), 0),
+    ],
+)
+def test_ls_of_some_statuses(failed: Path, asked: tuple[str, ...], count: int) -> None:
+    """Only those asked for; several by several flags, or by commas."""
+    flags = [word for status in asked for word in ("--status", status)]
+    assert len(wake(failed, "ls", *flags, "--json").out.splitlines()) == count
+    lines = wake(failed, "ls", *flags).out.splitlines()
+    assert len(lines) == count + 1
+    assert count or lines == ["none is corrupt or paused"]
+
+
+@pytest.mark.parametrize(
+    "status", ["dead", "", "failed,", "Failed", "x" * 10_000, "\0"]
+)
+def test_a_status_that_there_is_not(tmp_path: Path, status: str) -> None:
+    """It is refused with those that there are, before anything is read."""
+    with pytest.raises(InvalidInput) as caught:
+        checked([status])
+    assert f"there are: {', '.join(STATUSES)}" in str(caught.value)
+    assert len(str(caught.value)) < 250
+    if "\0" not in status:  # no argument of a process can hold one
+        assert wake(tmp_path, "ls", "--status", status).code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ls_of_nothing_says_how_to_start(tmp_path: Path) -> None:
     """Where nothing ran it says so, and makes nothing."""
     ended = wake(tmp_path, "ls")
@@ -91,6 +152,28 @@ def test_the_table_in_two_widths() -> None:
         assert len(lines) == count
         assert all(len(line) <= max(width, 81) for line in lines)
         assert all(line.isprintable() for line in lines)
+
+
+def test_the_reason_is_one_line_more() -> None:
+    """In a terminal it stands below, cut to the width; a message cannot forge a row."""
+    evil = "bad\x1b[2J\n" + "y" * 36 + "  completed" + " word" * 100
+    row = Row(
+        id="x" * 36,
+        user="local",
+        agent="explorer",
+        status="failed",
+        steps=1,
+        tokens=2,
+        started=None,
+        prompt="Do it.",
+        error=Failure(error="model_refused", message=evil, retryable=False),
+    )
+    for width, count in ((80, 4), (120, 3), (None, 2)):
+        lines = list(table([row], width))
+        assert len(lines) == count
+        assert "model_refused: bad" in lines[-1]
+        assert all(line.isprintable() for line in lines)
+        assert width is None or all(len(line) <= max(width, 81) for line in lines)
 
 
 def test_show_for_people(place: Path, execution: str) -> None:

@@ -225,7 +225,11 @@ def test_without_a_service_it_is_said_what_to_do(
     [
         (("service", "lifecycle"), "name it with --nats"),
         (("service", "cook", "--nats", "nats://127.0.0.1:1"), "no service 'cook'"),
-        (("up", "--runner-concurrency", "0"), "from 1 to 1024"),
+        (("up", "--concurrency", "0"), "from 1 to 1024"),
+        (
+            ("service", "runner", "--nats", "nats://127.0.0.1:1", "--lanes", "fast"),
+            "--lanes: runner.lanes must be a list",
+        ),
         (("up", "--config", "nowhere.toml"), "there is no such file"),
     ],
 )

@@ -28,7 +28,8 @@ from events.errors import Misconfigured, ModelRefused, ModelUnavailable
 from events.messages import ToolCall, ToolMessage
 from events.names import Key
 from events.spec import Chunking, Limits
-from services.agents.loop import MODEL_TRIES, Means
+from services.agents.loop import Means
+from services.agents.patience import MODEL_TRIES
 from services.tools.base import ToolContext
 
 WORKERS = 16

@@ -59,13 +59,17 @@ class Refusal:
 class FakeProvider(ABC):
     """Serves the script's answers in order and keeps every request it got.
 
-    ``gone`` is set when a client leaves before its answer was complete.
+    ``at`` says when each came, in the event loop's time. With ``port`` it listens
+    where another one did before. ``gone`` is set when a client leaves before its
+    answer was complete.
     """
 
-    def __init__(self, *script: Answer | Refusal) -> None:
+    def __init__(self, *script: Answer | Refusal, port: int = 0) -> None:
         self.script = deque(script)
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.at: list[float] = []
+        self.port = port
         self.gone = asyncio.Event()
         self.address = ""
         app = web.Application(client_max_size=1 << 26)
@@ -77,8 +81,9 @@ class FakeProvider(ABC):
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.address = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        self.port = self._runner.addresses[0][1]
+        self.address = f"http://127.0.0.1:{self.port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -107,6 +112,7 @@ class FakeProvider(ABC):
         """The frame that reports a failure within the stream."""
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
+        self.at.append(asyncio.get_running_loop().time())
         body = await request.json()
         self.requests.append(body)
         self.headers.append(dict(request.headers))

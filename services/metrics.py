@@ -1,0 +1,115 @@
+"""What a process counts of its work, for whoever watches the service.
+
+Where a fact occurs, the code calls one function of this file. All of them do
+nothing until ``served``: only then prometheus-client is imported (150 ms), and
+a fact costs about a microsecond. Labels are words of our own, a tool's name, a
+status: nothing that a user can make up, so that no number of users fills the
+memory of whoever collects.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from events.messages import Reply, ToolResult
+
+if TYPE_CHECKING:
+    from services.instruments import Instruments
+
+Path = Literal["departure", "sweep", "redelivery", "boot"]
+"""How an execution came back that somebody had begun: its runner's end was announced;
+it had reached nobody's hands; its work was handed out again, because its runner gave
+it back or let its lease run out; everything was started anew."""
+
+
+class _On:
+    """What is counted with; None as long as nobody asked."""
+
+    instruments: "Instruments | None" = None
+
+
+@contextmanager
+def served(host: str, port: int) -> Iterator[str]:
+    """Count, and show the numbers over HTTP; gives the URL.
+
+    Port 0 is any that is free. Raises Misconfigured if it cannot be listened on.
+    """
+    from services.instruments import Instruments, serve  # noqa: PLC0415 - see the top
+
+    instruments = Instruments()
+    with serve(instruments, host, port) as url:
+        _On.instruments = instruments
+        try:
+            yield url
+        finally:
+            _On.instruments = None
+
+
+def answered(verb: str, code: str) -> None:
+    """Count a command: accepted with no code, refused with one."""
+    on = _On.instruments
+    if on is not None:
+        # The verb of a command that was refused is whatever somebody sent.
+        (on.refusals(code) if code else on.commands(verb)).inc()
+
+
+def held(change: int) -> None:
+    """Say that a runner works on so many more executions."""
+    on = _On.instruments
+    if on is not None:
+        on.held.inc(change)
+
+
+def attempted(status: str) -> None:
+    """Count an attempt by the status it left its execution in."""
+    on = _On.instruments
+    if on is not None:
+        on.attempts(status).inc()
+
+
+def replied(reply: Reply) -> None:
+    """Count a step that was recorded: its tokens, its cost, how long it took."""
+    on = _On.instruments
+    if on is not None:
+        on.steps.inc()
+        on.tokens("input").inc(reply.usage.input)
+        on.tokens("output").inc(reply.usage.output)
+        on.cost.inc(reply.cost or 0.0)
+        on.model_seconds.observe(reply.latency_ms / 1000)
+
+
+def model_failed(code: str) -> None:
+    """Count a try of a model call that came to nothing."""
+    on = _On.instruments
+    if on is not None:
+        on.model_failures(code).inc()
+
+
+def tool_ran(tool: str, result: ToolResult) -> None:
+    """Count a tool call; ``tool`` is one that there is."""
+    on = _On.instruments
+    if on is not None:
+        on.tool_seconds(tool).observe(result.latency_ms / 1000)
+        if result.outcome != "success":
+            on.tool_failures(tool).inc()
+
+
+def dropped(reason: str) -> None:
+    """Count a work that its runner let go of without an end."""
+    on = _On.instruments
+    if on is not None:
+        on.dropped(reason).inc()
+
+
+def recovered(path: Path, count: int = 1) -> None:
+    """Count executions that came back after somebody had begun them."""
+    on = _On.instruments
+    if on is not None:
+        on.recoveries(path).inc(count)
+
+
+def stuck(count: int) -> None:
+    """Say how many executions say that they run while nobody holds them."""
+    on = _On.instruments
+    if on is not None:
+        on.stuck.set(count)

@@ -17,7 +17,6 @@ EVENTS = "EVENTS"  # the truth: one message per commit
 
 COMMANDS = "COMMANDS"  # what was asked, for seven days
 LOGS = "LOGS"  # what is told of executions, for some days
-TRIGGERS = "TRIGGERS"  # what happened outside, for seven days
 
 # ── buckets ──────────────────────────────────────────────────────────────────
 BLOBS = "BLOBS"  # strings too long for a commit: <user>/<execution>/<sha-256>
@@ -43,7 +42,6 @@ BLOBS_INFOS = f"$O.{BLOBS}.M"  # .<name in base64>: that a blob is there, all of
 EXPECTED_POSITION = "Nats-Expected-Last-Subject-Sequence"  # optimistic concurrency
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"  # … over all routes
 MESSAGE_ID = "Nats-Msg-Id"  # a log line written twice is stored once
-WANTS_ANSWER = "Wake-Answer"  # the id under which a trigger is answered
 TRACE = "traceparent"  # W3C Trace Context: the span in which a message was sent
 
 # ── limits of the log ────────────────────────────────────────────────────────
@@ -67,7 +65,6 @@ EVERYBODY = "all"
 """In place of a user: triggers that are for everybody's executions."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_EVENT_TYPE = re.compile(r"(?=.{1,256}\Z)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 class Key(NamedTuple):
@@ -88,16 +85,6 @@ def check_id(value: str, what: str = "id") -> str:
         return value
     raise InvalidInput(
         f"{what} {value!r:.80} is not allowed: use 1 to 64 of A-Z a-z 0-9 _ -"
-    )
-
-
-def check_event_type(value: str) -> str:
-    """Return ``value`` if it may be the end of a subject, else raise InvalidInput."""
-    if _EVENT_TYPE.fullmatch(value):
-        return value
-    raise InvalidInput(
-        f"event type {value!r:.80} is not allowed: use words of A-Z a-z 0-9 _ - with "
-        "dots between them, 256 characters in all"
     )
 
 
@@ -142,23 +129,6 @@ def command_subject(door: str, key: Key, verb: str) -> str:
 def answer_subject(user: str, command_id: str) -> str:
     """Where a command is answered."""
     return f"answers.{user}.{command_id}"
-
-
-def trigger_subject(user: str, event_type: str) -> str:
-    """Where a trigger for ``user`` (or for ``EVERYBODY``) is published.
-
-    Raises InvalidInput.
-    """
-    if user != EVERYBODY:
-        check_id(user, "user")
-    return f"triggers.{user}.{check_event_type(event_type)}"
-
-
-def split_trigger(subject: str) -> tuple[str, str]:
-    """Take a subject of TRIGGERS apart: user and event type; raises InvalidInput."""
-    _, user, event_type = subject.split(".", 2)
-    trigger_subject(user, event_type)
-    return user, event_type
 
 
 @lru_cache(maxsize=4096)  # asked for each line, of few executions at a time

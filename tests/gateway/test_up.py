@@ -89,7 +89,7 @@ def test_a_start_is_done_and_seen(tmp_path: Path) -> None:
 def test_the_signals_of_a_person(tmp_path: Path) -> None:
     """pause, resume and cancel are answered, and are what the history says."""
     with up(tmp_path):
-        execution = started(tmp_path, LONG, "--model", SLOW)
+        execution = started(tmp_path, LONG, "--model", "scripted?delay_ms=2000")
         for verb in ("pause", "resume", "cancel"):
             ended = wake(tmp_path, verb, execution, "--json")
             assert ended.code == 0, ended.err

@@ -88,7 +88,7 @@ def run(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Run an agent, or go on with one, and watch it.
+    """Run an agent, or go on with one, and watch it.
 
     Ctrl-C cancels it in order, a second one kills it; SIGTERM leaves it to be
     resumed. With --json the progress goes to stderr, and the last line of stdout
@@ -132,7 +132,7 @@ def ls(
     *,
     as_json: Json = False,
 ) -> None:
-    r"""List the executions, newest first; of those that failed, why.
+    """List the executions, newest first; of those that failed, why.
 
     \b
     Examples:
@@ -158,7 +158,7 @@ def show(
     *,
     as_json: Json = False,
 ) -> None:
-    r"""Show an execution as it is, or as it was.
+    """Show an execution as it is, or as it was.
 
     \b
     Examples:
@@ -175,7 +175,7 @@ def show(
 def watch(
     execution: Id, *, data: Data = None, nats: Nats = None, as_json: Json = False
 ) -> None:
-    r"""Watch an execution that a service works on, live, until it ends.
+    """Watch an execution that a service works on, live, until it ends.
 
     Ctrl-C ends the watching, not the execution. The exit code is that of the
     execution.
@@ -203,7 +203,7 @@ def events(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Show the history of an execution, a line for each commit.
+    """Show the history of an execution, a line for each commit.
 
     With --json each line is a commit exactly as it is stored.
 
@@ -236,7 +236,7 @@ def logs(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Show the log lines of an execution, this level and above.
+    """Show the log lines of an execution, this level and above.
 
     Each line has an id that grows; --after goes on where another call ended.
 

@@ -65,7 +65,7 @@ def start(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Start an execution on a running service; prints its id.
+    """Start an execution on a running service; prints its id.
 
     \b
     Examples:
@@ -124,7 +124,7 @@ def pause(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Let an execution rest: at its next commit, or at once if nobody works on it.
+    """Let an execution rest: at its next commit, or at once if nobody works on it.
 
     \b
     Example:
@@ -144,7 +144,7 @@ def resume(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Let a paused execution go on.
+    """Let a paused execution go on.
 
     \b
     Example:
@@ -165,7 +165,7 @@ def cancel(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""End an execution in order, at its next commit.
+    """End an execution in order, at its next commit.
 
     \b
     Example:
@@ -186,7 +186,7 @@ def kill(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""End an execution now, whatever it is doing.
+    """End an execution now, whatever it is doing.
 
     \b
     Example:
@@ -207,7 +207,7 @@ def retry(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Let a failed execution go on from its last recorded step.
+    """Let a failed execution go on from its last recorded step.
 
     \b
     Example:
@@ -253,7 +253,7 @@ def answer_request(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Show what an execution asks, or answer it.
+    """Show what an execution asks, or answer it.
 
     An answer that is not what was asked for is refused, and the execution goes on
     waiting. Where no service runs, it goes on with wake run --resume.

@@ -12,7 +12,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def runners(data: Data = None, nats: Nats = None, *, as_json: Json = False) -> None:
-    r"""Show the runners that are there, and what each of them works on.
+    """Show the runners that are there, and what each of them works on.
 
     They say so once a second; this listens for a little longer than that.
 
@@ -43,7 +43,7 @@ def recover(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Put back what says that it is running and what nobody works on.
+    """Put back what says that it is running and what nobody works on.
 
     In a healthy service there is nothing to find: runners that are gone are
     noticed by themselves. Work that waits for a free runner is not stuck.

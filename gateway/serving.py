@@ -50,7 +50,7 @@ def up(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Serve everything in one process, on a nats-server of its own or on --nats.
+    """Serve everything in one process, on a nats-server of its own or on --nats.
 
     Commands find it by the data folder. Ctrl-C and SIGTERM end it in order: what
     is in hand is seen to its next commit or given back; nothing is lost.
@@ -85,7 +85,7 @@ def service(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Serve single services on a nats-server, for systemd and containers.
+    """Serve single services on a nats-server, for systemd and containers.
 
     Told to end (SIGTERM, Ctrl-C) or at a limit, it takes nothing new, sees what is in
     hand to its next commit or gives it back, and ends with 0.
@@ -114,7 +114,7 @@ def show_config(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Show what is configured, and where each value comes from.
+    """Show what is configured, and where each value comes from.
 
     \b
     Examples:

@@ -184,6 +184,21 @@ def test_the_address_is_for_the_owner_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(mode) == 0o600
 
 
+def test_who_watches_is_told_that_the_service_ended(tmp_path: Path) -> None:
+    """Its server will listen elsewhere: nothing would ever come."""
+    with up(tmp_path) as process:
+        execution = started(tmp_path, LONG, "--model", SLOW)
+        watcher = waking.start(tmp_path, "watch", execution)
+        waking.until(watcher, "execution")
+        process.kill()
+        process.communicate()
+        ended = waking.end(watcher)
+    assert ended.code == 5
+    assert "the connection to nats-server is lost" in ended.out
+    assert "has ended" in ended.err
+    assert "wake up" in ended.err
+
+
 def test_what_a_killed_service_left_misleads_nobody(tmp_path: Path) -> None:
     """The address of a dead process is passed over: its log is read all the same."""
     with up(tmp_path) as process:

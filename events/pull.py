@@ -81,19 +81,62 @@ def recorded_from(message: "Msg") -> Recorded:
     return Recorded(position, key, route, commit, message.data, trace)
 
 
-class JetStreamQueue(WorkQueue):
-    """The work of one lane, from a durable consumer.
+class Leased:
+    """A message of a durable consumer: its taker's until settled, or for so long."""
+
+    def __init__(self, wire: Wire, message: "Msg") -> None:
+        self.deliveries = delivery(message)[0]
+        self.arrived = asyncio.get_running_loop().time()
+        self._wire, self._ack = wire, message.reply
+
+    async def renew(self) -> None:
+        """Hold the lease for another term."""
+        await self._settle(b"+WPI")
+
+    async def done(self) -> None:
+        """Never hand it out again."""
+        await self._settle(b"+ACK")
+
+    async def give_back(self, delay: float = 0.0) -> None:
+        """Let another have it, after ``delay`` seconds."""
+        body = msgspec.json.encode({"delay": int(delay * 1e9)})
+        await self._settle(b"-NAK " + body)
+
+    async def _settle(self, verb: bytes) -> None:
+        """Say it until the server confirms, once more if it stays silent."""
+        for last in (False, True):
+            try:
+                await self._wire.request(self._ack, verb, wait=2.0)
+            except OutcomeUnknown as error:
+                if last:
+                    raise Unavailable(f"work was not settled: {error}") from error
+            else:
+                return
+
+
+L = TypeVar("L", bound=Leased)
+
+
+class Pull(Generic[L]):
+    """What a durable consumer hands out, each for a ``lease`` of seconds.
 
     What was asked for and has not arrived stays asked for: a cancelled request
     would take work and let it lie until its lease runs out. What lay here for
     half its lease is not handed out any more: it may be another's by now.
     """
 
-    def __init__(self, wire: Wire, consumer: str, lease: float) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        stream: str,
+        consumer: str,
+        lease: float,
+        read: "Callable[[Wire, Msg], L]",
+    ) -> None:
         self.lease = lease
-        self._wire = wire
-        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS}.{consumer}"
-        self._arrived: deque[JetStreamWork] = deque()
+        self._wire, self._read = wire, read
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._arrived: deque[L] = deque()
         self._stirred = asyncio.Event()
         self._asked = 0
         self._expires = 0.0
@@ -101,8 +144,8 @@ class JetStreamQueue(WorkQueue):
         self._inbox: Subscription | None = None
         wire.watch(self._forget)
 
-    async def fetch(self, limit: int, wait: float) -> list[Work]:
-        """Lease up to ``limit`` works; raises Unavailable, OutcomeUnknown."""
+    async def take(self, limit: int, wait: float) -> list[L]:
+        """Lease up to ``limit``; raises Unavailable, OutcomeUnknown."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(wait, MAX_WAIT)):
                 while not self._fresh():
@@ -117,7 +160,7 @@ class JetStreamQueue(WorkQueue):
         """Forget what lay too long; True if something is left."""
         oldest = asyncio.get_running_loop().time() - self.lease / 2
         while self._arrived and self._arrived[0].arrived < oldest:
-            logger.warning("%s lay too long", self._arrived.popleft().recorded.key)
+            logger.warning("%s lay too long", self._arrived.popleft())
         return bool(self._arrived)
 
     def _raise_problem(self) -> None:
@@ -125,7 +168,7 @@ class JetStreamQueue(WorkQueue):
             raise Unavailable("nats-server closed the connection for good")
         if self._problem:
             problem, self._problem = self._problem, ""
-            raise Unavailable(f"the lane gives no work now ({problem})")
+            raise Unavailable(f"nats-server gives no work now ({problem})")
 
     async def _ask(self, limit: int) -> None:
         """Top up what was asked for to ``limit``."""
@@ -136,7 +179,7 @@ class JetStreamQueue(WorkQueue):
         if wanted <= 0 or not self._wire.connected:
             return  # what waits in a dead connection would be asked for twice
         if self._inbox is None:
-            self._inbox = await self._wire.subscribe(None, self._take)
+            self._inbox = await self._wire.subscribe(None, self._heard)
         self._asked += wanted
         self._expires = now + MAX_WAIT
         body = {"batch": wanted, "expires": int(MAX_WAIT * 1e9)}
@@ -147,7 +190,7 @@ class JetStreamQueue(WorkQueue):
             self._asked -= wanted
             raise
 
-    def _take(self, message: "Msg") -> None:
+    def _heard(self, message: "Msg") -> None:
         what = status(message)
         if what is None:
             self._asked = max(0, self._asked - 1)
@@ -162,9 +205,9 @@ class JetStreamQueue(WorkQueue):
 
     def _keep(self, message: "Msg") -> None:
         try:
-            self._arrived.append(JetStreamWork(self._wire, message))
+            self._arrived.append(self._read(self._wire, message))
         except WakeError:
-            # Left to its lease: a newer runner may be able to read it.
+            # Left to its lease: a newer version may be able to read it.
             logger.exception("work at %s cannot be read", message.subject)
 
     def _forget(self) -> None:
@@ -198,39 +241,27 @@ class JetStreamQueue(WorkQueue):
             await self._wire.request(self._next, b"{", wait=1.0)
 
 
-class JetStreamWork(Work):
+class JetStreamWork(Leased, Work):
     """One leased work message."""
 
     def __init__(self, wire: Wire, message: "Msg") -> None:
+        super().__init__(wire, message)
         self.recorded = recorded_from(message)
-        self.deliveries = delivery(message)[0]
         self.behind = behind(message)
-        self.arrived = asyncio.get_running_loop().time()
-        self._wire, self._ack = wire, message.reply
 
-    async def renew(self) -> None:
-        """Hold the lease for another term."""
-        await self._settle(b"+WPI")
+    def __str__(self) -> str:
+        return str(self.recorded.key)
 
-    async def done(self) -> None:
-        """Never hand it out again."""
-        await self._settle(b"+ACK")
 
-    async def give_back(self, delay: float = 0.0) -> None:
-        """Let another runner have it, after ``delay`` seconds."""
-        body = msgspec.json.encode({"delay": int(delay * 1e9)})
-        await self._settle(b"-NAK " + body)
+class JetStreamQueue(Pull[JetStreamWork], WorkQueue):
+    """The work of one lane, from a durable consumer."""
 
-    async def _settle(self, verb: bytes) -> None:
-        """Say it until the server confirms, once more if it stays silent."""
-        for last in (False, True):
-            try:
-                await self._wire.request(self._ack, verb, wait=2.0)
-            except OutcomeUnknown as error:
-                if last:
-                    raise Unavailable(f"work was not settled: {error}") from error
-            else:
-                return
+    def __init__(self, wire: Wire, consumer: str, lease: float) -> None:
+        super().__init__(wire, EVENTS, consumer, lease, JetStreamWork)
+
+    async def fetch(self, limit: int, wait: float) -> list[Work]:
+        """Lease up to ``limit`` works; raises Unavailable, OutcomeUnknown."""
+        return [*await self.take(limit, wait)]
 
 
 T = TypeVar("T")

@@ -17,6 +17,8 @@ EVENTS = "EVENTS"  # the truth: one message per commit
 
 COMMANDS = "COMMANDS"  # what was asked, for seven days
 LOGS = "LOGS"  # what is told of executions, for some days
+SCHEDULES = "SCHEDULES"  # timers: what is to be done at a time, and what is due
+RECURRING = "RECURRING"  # recurring starts: how they are defined, what came of them
 
 # ── buckets ──────────────────────────────────────────────────────────────────
 BLOBS = "BLOBS"  # strings too long for a commit: <user>/<execution>/<sha-256>
@@ -24,6 +26,7 @@ BLOBS_STREAM = f"OBJ_{BLOBS}"  # the stream that an object store lives in (ADR-2
 
 # ── consumers ────────────────────────────────────────────────────────────────
 LIFECYCLE = "lifecycle"  # hands out commands, to one client at a time
+DUE = "due"  # hands out timers that went off, to any reactor
 
 # ── subjects ─────────────────────────────────────────────────────────────────
 EVENTS_ALL = "events.>"  # what EVENTS stores
@@ -33,6 +36,9 @@ COMMANDS_ALL = "commands.*.*.*"  # <user>.<execution>.<verb>: who asks is who ma
 GATEWAY_ALL = "gateway.*.*.*"  # the same, where the gateway vouches for who asks
 FEED_FINISHED = "feed.*.*.finished"  # likewise: a kill ends what it holds
 LOGS_ALL = "logs.*.*.*"  # <user>.<execution>.<level>
+SCHEDULES_ALL = "schedules.*.*"  # <user>.<timer>: waits for its time in the server
+DUE_ALL = "due.*.*"  # <user>.<timer>: its time has come
+RECURRING_ALL = "recurring.*.*.*"  # <user>.<schedule>.<part>
 RUNNERS_ALL = "runners.*"  # <runner>: what each holds, not stored
 DEPARTED_ALL = "$SYS.ACCOUNT.*.DISCONNECT"  # who is gone, told to the system account
 BLOBS_CHUNKS = f"$O.{BLOBS}.C"  # .<user>.<execution>.<sha-256>: a blob's pieces
@@ -42,6 +48,9 @@ BLOBS_INFOS = f"$O.{BLOBS}.M"  # .<name in base64>: that a blob is there, all of
 EXPECTED_POSITION = "Nats-Expected-Last-Subject-Sequence"  # optimistic concurrency
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"  # … over all routes
 MESSAGE_ID = "Nats-Msg-Id"  # a log line written twice is stored once
+SCHEDULE = "Nats-Schedule"  # when the server is to send a message on (NATS ADR-51)
+SCHEDULE_TARGET = "Nats-Schedule-Target"  # … and to which subject
+TTL = "Nats-TTL"  # seconds after which the server forgets a message
 TRACE = "traceparent"  # W3C Trace Context: the span in which a message was sent
 
 # ── limits of the log ────────────────────────────────────────────────────────
@@ -129,6 +138,21 @@ def command_subject(door: str, key: Key, verb: str) -> str:
 def answer_subject(user: str, command_id: str) -> str:
     """Where a command is answered."""
     return f"answers.{user}.{command_id}"
+
+
+def timer_subject(user: str, timer: str) -> str:
+    """Where a timer waits for its time."""
+    return f"schedules.{user}.{timer}"
+
+
+def due_subject(user: str, timer: str) -> str:
+    """Where a timer comes back when its time has come."""
+    return f"due.{user}.{timer}"
+
+
+def recurring_subject(user: str, schedule: str, part: str) -> str:
+    """Where one part of what is known of a recurring start is stored."""
+    return f"recurring.{user}.{schedule}.{part}"
 
 
 @lru_cache(maxsize=4096)  # asked for each line, of few executions at a time

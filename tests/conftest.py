@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from bells import Bell, JetStreamBell, MemoryBell
 from logs import JetStreamLog, Log, MemoryLog
 from nats_server import NatsServer
 
@@ -67,6 +68,21 @@ def log(request: pytest.FixtureRequest) -> Log:
     """Each adapter in turn, empty."""
     chosen: Log = request.getfixturevalue(f"{request.param}_log")
     return chosen
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+async def bell(
+    request: pytest.FixtureRequest, nats_server: NatsServer
+) -> AsyncIterator[Bell]:
+    """Each adapter of the timers in turn, none of them armed."""
+    if request.param == "memory":
+        yield MemoryBell()
+    else:
+        jetstream = JetStreamBell(nats_server.url)
+        await jetstream.open()
+        yield jetstream
+        await jetstream.close()
+    await nothing_runs()
 
 
 async def nothing_runs() -> None:

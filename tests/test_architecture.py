@@ -29,6 +29,7 @@ ADAPTERS = {
             "pinned",
             "logstream",
             "muster",
+            "timerstream",
         )
     },
     "duckdb": {"projections/store.py"},

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Literal
 
 from events.errors import InvalidInput
@@ -24,7 +25,10 @@ MAX_BODY = MAX_MESSAGE // 2
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """One command as it was stored; ``key`` and ``verb`` are not checked yet."""
+    """One command as it was stored; ``key`` and ``verb`` are not checked yet.
+
+    ``at`` is when it was stored, by the clock of whoever stored it.
+    """
 
     door: Door
     key: Key
@@ -32,6 +36,7 @@ class Order:
     body: bytes
     position: int
     headers: dict[str, str] = field(default_factory=dict)
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 class Inbox(ABC):

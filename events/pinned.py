@@ -27,7 +27,7 @@ from events.names import (
     answer_subject,
     command_subject,
 )
-from events.pull import RAN_OUT, delivery, pending
+from events.pull import RAN_OUT, delivery, pending, stored_at
 from events.wire import ApiError, Nobody, Wire, raise_problem, status
 
 if TYPE_CHECKING:
@@ -301,6 +301,7 @@ class JetStreamInbox(Inbox):
             body=message.data,
             position=position,
             headers=headers,
+            at=stored_at(message),
         )
 
     async def done(self, order: Order) -> None:

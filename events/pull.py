@@ -14,6 +14,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -70,6 +71,13 @@ def behind(message: "Msg") -> int:
     """Return how many messages the consumer had still to deliver (NATS ADR-15)."""
     tokens = message.reply.split(".")
     return int(tokens[8 if len(tokens) < 11 else 10])  # noqa: PLR2004 - see above
+
+
+def stored_at(message: "Msg") -> datetime:
+    """Return when the server stored a delivered message (NATS ADR-15)."""
+    tokens = message.reply.split(".")
+    nanoseconds = int(tokens[7 if len(tokens) < 11 else 9])  # noqa: PLR2004 - see above
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
 
 
 def recorded_from(message: "Msg") -> Recorded:

@@ -47,6 +47,16 @@ def start(
             "--idempotency-key", metavar="KEY", help="Asked twice, started once."
         ),
     ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Begin then: 2026-12-01T09:00+01:00, with the zone."
+        ),
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option("--in", metavar="TIME", help="Begin after 90s, 30m, 2h, 1d."),
+    ] = None,
     max_steps: Annotated[
         int | None, typer.Option(metavar="N", help="Fewer steps than usual.")
     ] = None,
@@ -72,6 +82,8 @@ def start(
       wake start "Explore this repository."
       wake start "Fix it." --agent coder --workspace /srv/repo --max-steps 10
       wake start "Nightly report." --idempotency-key report-2026-11-22 --json
+      wake start "Look again." --in 2h
+      wake start "Good morning." --at 2026-12-01T09:00+01:00
     """
     limits = {
         "max_steps": max_steps,
@@ -79,7 +91,7 @@ def start(
         "max_cost": max_cost,
         "timeout": timeout,
     }
-    body = {
+    body: dict[str, Any] = {
         "agent_type": agent,
         "input": prompt,
         "model": model,
@@ -89,9 +101,10 @@ def start(
         "command_id": command_id,
     }
     with told(as_json=as_json):
-        from gateway import sending  # noqa: PLC0415 - imports what it needs
+        from gateway import sending, times  # noqa: PLC0415 - imports what it needs
 
         sending.check_numbers(limits)
+        body["run_at"] = times.run_at(at, after)
         name = execution or sending.fresh_id(key)
         answer = sending.send(place_of(data, nats), user, name, "start", _given(body))
         _print(answer, answer.execution, as_json=as_json)

@@ -54,7 +54,7 @@ def recover(
       wake recover --older-than 2h
     """
     with told(as_json=as_json):
-        from gateway import roll  # noqa: PLC0415 - see runners
+        from gateway import roll, times  # noqa: PLC0415 - see runners
 
-        seconds = roll.seconds_of(older_than)
+        seconds = times.seconds_of(older_than, "--older-than")
         roll.recover(place_of(data, nats), seconds, dry_run=dry_run, as_json=as_json)

@@ -1,14 +1,12 @@
 """``wake runners`` and ``wake recover``: who holds what, and what nobody does."""
 
 import asyncio
-import re
 import time
 from collections.abc import Iterator
 
 import msgspec
 import uvloop
 
-from events.errors import InvalidInput
 from events.muster import NatsPresences
 from events.presence import BEAT
 from gateway.composition import BRIEFLY, Log, Place, hold, open_log
@@ -20,8 +18,6 @@ from services.stuck import Stuck, find_stuck, put_back
 
 LISTEN = BEAT + 0.3
 """Seconds in which every runner says at least once what it holds."""
-
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 REASON = "nobody held it (wake recover)"
 
@@ -96,14 +92,6 @@ def _table(rows: list[Row]) -> Iterator[str]:
 
 
 # ── recover ──────────────────────────────────────────────────────────────────
-
-
-def seconds_of(text: str) -> float:
-    """Read a time as 90s, 30m, 2h, 1d; raises InvalidInput."""
-    found = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if not found:
-        raise InvalidInput(f"--older-than {text!r:.40}: write a time as 90s, 30m, 2h")
-    return int(found[1]) * UNITS[found[2]]
 
 
 def recover(place: Place, older_than: float, *, dry_run: bool, as_json: bool) -> None:

@@ -33,6 +33,7 @@ from events.muster import NatsDepartures, NatsPresences
 from events.names import Key
 from events.pinned import JetStreamInbox
 from events.spec import AgentSpec
+from events.timerstream import JetStreamTimers
 from events.wire import Wire
 from gateway import address
 from gateway.address import Address
@@ -54,6 +55,7 @@ from services.recovery import Recovery
 from services.runner import Runner
 from services.telemetry import bound
 from services.telling import Tell
+from services.timers import Timekeeper
 from services.tools.toolbox import TOOLS
 from services.unheld import Unheld
 
@@ -273,7 +275,10 @@ class Services:
             await self._departures(login),
         )
         unheld = Unheld(Handler(journal, "reactor"), NatsPresences(wire))
-        reactor = Reactor(journal, [recovery, unheld])
+        replicas = self._settings.nats.replicas
+        timers = await JetStreamTimers.open(wire, replicas=replicas)
+        timekeeper = Timekeeper(Handler(journal, "reactor"), timers)
+        reactor = Reactor(journal, [recovery, unheld, timekeeper])
         return Part(partial(_watched, wire, reactor.run), reactor.stop)
 
     async def _departures(self, login: Address) -> NatsDepartures | None:

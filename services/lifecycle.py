@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
@@ -196,16 +197,18 @@ class Lifecycle:
         note({"wake.execution": key.execution})
         with bound(execution=key.execution):
             if isinstance(request, requests.Start):
-                execution = await self._start(key, request, command)
+                execution = await self._start(key, request, command, order.at)
             else:
                 execution = await self._handler.handle(
                     key, request.decide, cause=command, by=f"user:{key.user}"
                 )
         return requests.acceptance(command, execution)
 
-    async def _start(self, key: Key, start: requests.Start, cause: str) -> Execution:
+    async def _start(
+        self, key: Key, start: requests.Start, cause: str, sent: datetime
+    ) -> Execution:
         try:
-            created = self._created(start, key.user)
+            created = self._created(start, key.user, sent)
         except WakeError:
             # What it names may be gone since it was started; asked again, it is
             # still the same start.
@@ -223,8 +226,8 @@ class Lifecycle:
         execution.create(created)  # refused, if the command id was another start's
         return execution
 
-    def _created(self, start: requests.Start, user: str) -> Created:
-        """Resolve what was asked; raises Refused."""
+    def _created(self, start: requests.Start, user: str, sent: datetime) -> Created:
+        """Resolve what was asked, at the time ``sent``; raises Refused."""
         allowed = self._allowed
         model = None if start.model is None else allowed.model(start.model, user)
         agent = self._resolve(start.agent_type, model)
@@ -238,6 +241,7 @@ class Lifecycle:
             metadata=start.metadata,
             lane=agent.lane,
             workspace=workspace,
+            scheduled_for=requests.check_time(start.run_at, sent),
             digest=start.digest,
         )
 

@@ -6,6 +6,7 @@ it by example.
 
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Annotated, Any
 
@@ -27,10 +28,17 @@ MOST = 10**9
 DEEPEST = 64
 """Levels of free JSON: what can be read here must be readable from anywhere."""
 
+LATE = timedelta(seconds=60)
+"""How long past a time may be: clocks differ. What is older is a mistake."""
+
+LATEST = timedelta(days=3660)
+"""How far away a time may be: ten years. What is beyond is a mistake."""
+
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Prompt = Annotated[str, Meta(min_length=1, max_length=200_000)]
 
 
+Moment = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=1, le=MOST)]
 
 
@@ -44,7 +52,10 @@ class Tighter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Start an execution of an agent type; see ``events.catalog.Created``."""
+    """Start an execution of an agent type; see ``events.catalog.Created``.
+
+    With ``run_at`` it is there at once, and is work from then on.
+    """
 
     agent_type: Name
     input: Prompt
@@ -54,12 +65,18 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     model: Name | None = None
     limits: Tighter = Tighter()
     workspace: str | None = None
+    run_at: Moment | None = None
 
     @property
     def digest(self) -> str:
-        """What makes two starts the same: all but the id of the command."""
+        """What makes two starts the same: all but the id of the command.
+
+        What is not given is left out, so that a newer version, which knows more
+        that may be given, finds the same.
+        """
         same = msgspec.structs.replace(self, command_id="")
-        encoded = msgspec.json.encode(same, order="deterministic")
+        given = {k: v for k, v in msgspec.structs.asdict(same).items() if v is not None}
+        encoded = msgspec.json.encode(given, order="deterministic")
         return blake2b(encoded, digest_size=16).hexdigest()
 
 
@@ -173,6 +190,27 @@ def target(order: Order) -> Key:
     except InvalidInput:
         return order.key
     return execution_of(order.key, request, command_id(order.body, order.position))
+
+
+def check_time(when: datetime | None, sent: datetime) -> datetime | None:
+    """Return a time that is asked for, in UTC; raises InvalidInput.
+
+    It is judged by when the command was stored (``sent``), so that one which had
+    to wait for a service is not refused for it.
+    """
+    if when is None:
+        return None
+    if when < sent - LATE:
+        raise InvalidInput(
+            f"run_at {when.isoformat()} is past, it was {sent.isoformat()}: name a "
+            "time to come, or leave it out to start now"
+        )
+    if when > sent + LATEST:
+        raise InvalidInput(
+            f"run_at {when.isoformat()} is more than ten years away: name an "
+            "earlier time"
+        )
+    return when.astimezone(UTC)
 
 
 def answerable(user: str) -> bool:

@@ -170,7 +170,8 @@ def _asked(recorded: Recorded) -> Iterator[Timer]:
         match fact.upcast():
             case e.Created(scheduled_for=at, awaited=awaited):
                 yield from _timer(recorded.key, "start", at)
-                yield from _timer(recorded.key, "wait", awaited and awaited.deadline)
+                deadline = awaited.deadline if awaited else None
+                yield from _timer(recorded.key, "wait", deadline)
             case e.EventAwaited(awaited=awaited):
                 yield from _timer(recorded.key, "wait", awaited.deadline)
             case e.InputRequested(request=request, deadline=at):

@@ -70,19 +70,26 @@ def log(request: pytest.FixtureRequest) -> Log:
     return chosen
 
 
+@pytest.fixture
+def memory_bell() -> MemoryBell:
+    """Timers in memory, none of them armed."""
+    return MemoryBell()
+
+
+@pytest.fixture
+async def jetstream_bell(nats_server: NatsServer) -> AsyncIterator[JetStreamBell]:
+    """Timers on the shared server, none of them armed."""
+    bell = JetStreamBell(nats_server.url)
+    await bell.open()
+    yield bell
+    await bell.close()
+
+
 @pytest.fixture(params=["memory", "jetstream"])
-async def bell(
-    request: pytest.FixtureRequest, nats_server: NatsServer
-) -> AsyncIterator[Bell]:
-    """Each adapter of the timers in turn, none of them armed."""
-    if request.param == "memory":
-        yield MemoryBell()
-    else:
-        jetstream = JetStreamBell(nats_server.url)
-        await jetstream.open()
-        yield jetstream
-        await jetstream.close()
-    await nothing_runs()
+def bell(request: pytest.FixtureRequest) -> Bell:
+    """Each adapter of the timers in turn."""
+    chosen: Bell = request.getfixturevalue(f"{request.param}_bell")
+    return chosen
 
 
 async def nothing_runs() -> None:

@@ -174,7 +174,7 @@ async def test_opened_again_nothing_is_lost(own_bell: JetStreamBell) -> None:
     await own_bell.timers.arm(later := timer(3600.0))
     other = await own_bell.again()
     assert await other.armed() == {("ada", later.id)}
-    assert SCHEDULES == (await own_bell.info())["config"]["name"]
+    assert (await own_bell.info())["config"]["name"] == SCHEDULES
 
 
 def test_a_timer_says_what_it_is_for() -> None:

@@ -1,11 +1,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from clerks import (
     KEY,
@@ -235,6 +238,95 @@ async def test_sixty_four_starts_at_a_time(to: Clerk) -> None:
 
 
 # ── limits ───────────────────────────────────────────────────────────────────
+
+
+# ── starts at a time ─────────────────────────────────────────────────────────
+
+
+def at(**ahead: float) -> str:
+    """A time so far ahead, in a zone of its own."""
+    zone = timezone(timedelta(hours=5, minutes=45))
+    return (datetime.now(zone) + timedelta(**ahead)).isoformat()
+
+
+async def test_a_start_at_a_time_is_there_and_is_no_work_yet(to: Clerk) -> None:
+    """It is parked; asked for again it is the same."""
+    when = at(hours=2)
+    for _ in range(2):
+        answer = await to.start(run_at=when)
+        assert (answer.status, answer.version) == ("pending", 1)
+    execution = await to.load()
+    assert execution.state.scheduled_for == datetime.fromisoformat(when)
+    assert not execution.state.runnable
+    assert [r.route for r in await to.journal.read(KEY)] == ["parked"]
+
+
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        (at(days=-1), "is past, it was 20"),
+        ("0001-01-01T00:00:00+14:00", "is past"),
+        ("9999-12-31T23:59:59-14:00", "more than ten years away"),
+        (at(days=4000), "more than ten years away"),
+    ],
+)
+async def test_a_time_that_makes_no_sense_is_refused(
+    to: Clerk, when: str, said: str
+) -> None:
+    """It says what to change, and nothing is there."""
+    answer = await to.start(run_at=when)
+    assert (answer.accepted, answer.code) == (False, "invalid_input")
+    assert said in answer.message
+    assert await to.journal.tip(KEY) == 0
+
+
+async def test_a_moment_ago_is_as_good_as_now(to: Clerk) -> None:
+    """Clocks differ; and who said --in 1s must not be refused."""
+    assert (await to.start(run_at=at(seconds=-20))).accepted
+
+
+async def stored(inbox: MemoryInbox, when: str, ago: float) -> None:
+    """Let a start be in the log since a number of hours."""
+    body = {**START, "command_id": "c1", "run_at": when}
+    await inbox.publish(KEY, "start", msgspec.json.encode(body))
+    then = datetime.now(UTC) - timedelta(hours=ago)
+    inbox._orders = [*inbox._orders[:-1], replace(inbox._orders[-1], at=then)]
+
+
+async def test_a_start_that_waited_for_a_service_is_not_too_late() -> None:
+    """Its time is judged by when the command was stored."""
+    inbox = MemoryInbox()
+    await stored(inbox, at(hours=-1), ago=2)
+    async with clerk(inbox, MemoryJournal()) as to:
+        assert (await to.hear()).accepted
+
+
+async def test_a_repeated_start_is_the_same_after_its_time() -> None:
+    """What was accepted stays accepted."""
+    inbox, when = MemoryInbox(), at(hours=-1)
+    await stored(inbox, when, ago=2)
+    await stored(inbox, when, ago=0)
+    async with clerk(inbox, MemoryJournal()) as to:
+        answers = [await to.hear() for _ in range(2)]
+    assert [(a.accepted, a.version) for a in answers] == [(True, 1), (True, 1)]
+
+
+@pytest.mark.parametrize("verb", ["cancel", "kill"])
+async def test_a_start_at_a_time_can_be_ended_before_it(to: Clerk, verb: str) -> None:
+    """At once, as nobody holds it; it is not due any more."""
+    await to.start(run_at=at(hours=2))
+    assert (await to.ask(verb)).status == "cancelled"
+    assert (await to.load()).state.scheduled_for is None
+
+
+async def test_a_start_at_a_time_can_be_paused_and_resumed_before_it(
+    to: Clerk,
+) -> None:
+    """It still waits for its time."""
+    await to.start(run_at=at(hours=2))
+    assert (await to.ask("pause")).status == "paused"
+    assert (await to.ask("resume")).status == "pending"
+    assert not (await to.load()).state.runnable
 
 
 async def test_limits_of_a_start_may_only_be_tighter(to: Clerk) -> None:

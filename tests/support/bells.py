@@ -33,6 +33,10 @@ class Bell(ABC):
     async def again(self) -> Timers:
         """Open the same timers as another process would."""
 
+    @abstractmethod
+    async def left(self) -> int:
+        """How many there are: that wait, or went off and are not settled."""
+
     async def rung(self, timers: Timers | None = None) -> Alarm:
         """Wait for one that goes off."""
         while True:
@@ -53,6 +57,10 @@ class MemoryBell(Bell):
     async def again(self) -> Timers:
         """Memory is shared."""
         return self.timers
+
+    async def left(self) -> int:
+        """How many there are."""
+        return len(self.timers._armed) + len(self.timers._rung)
 
 
 class JetStreamBell(Bell):
@@ -75,6 +83,10 @@ class JetStreamBell(Bell):
         timers = await JetStreamTimers.open(await Wire.connect(self._url))
         self.opened.append(timers)
         return timers
+
+    async def left(self) -> int:
+        """How many there are."""
+        return int((await self.info())["state"]["messages"])
 
     async def info(self) -> Any:
         """What the server says of the stream."""

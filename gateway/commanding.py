@@ -95,9 +95,9 @@ def start(
         "agent_type": agent,
         "input": prompt,
         "model": model,
-        "workspace": _absolute(workspace),
+        "workspace": absolute(workspace),
         "idempotency_key": key,
-        "limits": _given(limits) or None,
+        "limits": given(limits) or None,
         "command_id": command_id,
     }
     with told(as_json=as_json):
@@ -106,7 +106,7 @@ def start(
         sending.check_numbers(limits)
         body["run_at"] = times.run_at(at, after)
         name = execution or sending.fresh_id(key)
-        answer = sending.send(place_of(data, nats), user, name, "start", _given(body))
+        answer = sending.send(place_of(data, nats), user, name, "start", given(body))
         _print(answer, answer.execution, as_json=as_json)
 
 
@@ -123,7 +123,7 @@ def _signal(
     with told(as_json=as_json):
         from gateway import sending  # noqa: PLC0415 - see start
 
-        answer = sending.send(place_of(data, nats), user, execution, verb, _given(body))
+        answer = sending.send(place_of(data, nats), user, execution, verb, given(body))
         _print(answer, f"{answer.execution} is {answer.status}", as_json=as_json)
 
 
@@ -321,12 +321,12 @@ def _print(answer: "Answer", line: str, *, as_json: bool) -> None:
         put(line)
 
 
-def _given(body: dict[str, Any]) -> dict[str, Any]:
+def given(body: dict[str, Any]) -> dict[str, Any]:
     """Leave out what was not given."""
     return {name: value for name, value in body.items() if value not in (None, "")}
 
 
-def _absolute(workspace: str | None) -> str | None:
+def absolute(workspace: str | None) -> str | None:
     """Name it as the service must: from its root. What leads nowhere it refuses."""
     from pathlib import Path  # noqa: PLC0415 - see start
 

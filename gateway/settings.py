@@ -294,6 +294,23 @@ class Agents(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+class Schedules(msgspec.Struct, frozen=True, kw_only=True):
+    """Recurring starts."""
+
+    least_interval: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=86_400,
+            description="Seconds that at least lie between two runs of a schedule.",
+        ),
+    ] = 1
+    most: Annotated[
+        int,
+        Meta(ge=0, le=1000, description="Schedules that a user may have."),
+    ] = 100
+
+
 class Workspaces(msgspec.Struct, frozen=True, kw_only=True):
     """The directories that agents work in."""
 
@@ -365,6 +382,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     process: Process = Process()
     logs: Logs = Logs()
     agents: Agents = Agents()
+    schedules: Schedules = Schedules()
     workspaces: Workspaces = Workspaces()
     sandbox: Sandbox = Sandbox()
     telemetry: Telemetry = Telemetry()

@@ -33,6 +33,7 @@ from events.muster import NatsDepartures, NatsPresences
 from events.names import Key
 from events.pinned import JetStreamInbox
 from events.spec import AgentSpec
+from events.tablestream import JetStreamTimetable
 from events.timerstream import JetStreamTimers
 from events.wire import Wire
 from gateway import address
@@ -52,7 +53,9 @@ from services.logwriter import LogWriter
 from services.process import tune_collector
 from services.reactor import Reactor
 from services.recovery import Recovery
+from services.recurring import Recurring
 from services.runner import Runner
+from services.schedules import Bounds, Schedules
 from services.telemetry import bound
 from services.telling import Tell
 from services.timers import Timekeeper
@@ -237,8 +240,16 @@ class Services:
                 agent, model=model, effects=TOOLS, offered=bench.tools
             )
 
+        timetable = await JetStreamTimetable.open(wire, replicas=replicas)
+        allowed = self._settings.schedules
+        bounds = Bounds(allowed.least_interval, allowed.most)
         lifecycle = Lifecycle(
-            Handler(journal, "lifecycle"), inbox, resolve, self._allowed(), tell
+            Handler(journal, "lifecycle"),
+            inbox,
+            resolve,
+            self._allowed(),
+            tell,
+            Schedules(timetable, lambda _user: bounds),
         )
         return Part(partial(_watched, wire, lifecycle.run), lifecycle.stop)
 
@@ -277,8 +288,11 @@ class Services:
         unheld = Unheld(Handler(journal, "reactor"), NatsPresences(wire))
         replicas = self._settings.nats.replicas
         timers = await JetStreamTimers.open(wire, replicas=replicas)
-        timekeeper = Timekeeper(Handler(journal, "reactor"), timers)
-        reactor = Reactor(journal, [recovery, unheld, timekeeper])
+        timetable = await JetStreamTimetable.open(wire, replicas=replicas)
+        handler = Handler(journal, "reactor")
+        recurring = Recurring(handler, timetable, timers, JetStreamInbox(wire))
+        timekeeper = Timekeeper(handler, timers, recurring.ring)
+        reactor = Reactor(journal, [recovery, unheld, timekeeper, recurring])
         return Part(partial(_watched, wire, reactor.run), reactor.stop)
 
     async def _departures(self, login: Address) -> NatsDepartures | None:

@@ -18,7 +18,13 @@ from typing import Any
 import msgspec
 
 from events.catalog import Created
-from events.errors import InvalidInput, Retryable, Unavailable, WakeError
+from events.errors import (
+    InvalidInput,
+    Misconfigured,
+    Retryable,
+    Unavailable,
+    WakeError,
+)
 from events.execution import Execution
 from events.inbox import Inbox, Order
 from events.names import Key, check_id
@@ -27,6 +33,7 @@ from services import metrics, requests
 from services.allowed import Allowed
 from services.handled import Handled
 from services.handler import Handler
+from services.schedules import Schedules
 from services.telemetry import bound, note, parent_in, span
 from services.telling import Tell, silent
 
@@ -57,8 +64,9 @@ class Lifecycle:
         resolve: Resolve,
         allowed: Allowed,
         tell: Tell = silent,
+        schedules: Schedules | None = None,
     ) -> None:
-        self._tell = tell
+        self._tell, self._schedules = tell, schedules
         self._handler, self._inbox = handler, inbox
         self._resolve, self._allowed = resolve, allowed
         self._waiting: dict[Key, deque[Order]] = defaultdict(deque)
@@ -191,8 +199,10 @@ class Lifecycle:
 
     async def _decide(self, order: Order, command: str) -> requests.Answer:
         check_id(order.key.user, "user")
-        check_id(order.key.execution, "execution")
         request = requests.parse(order.verb, order.body)
+        if isinstance(request, requests.AboutSchedule):
+            return await self._schedule(order, request, command)
+        check_id(order.key.execution, "execution")
         key = requests.execution_of(order.key, request, command)
         note({"wake.execution": key.execution})
         with bound(execution=key.execution):
@@ -203,6 +213,15 @@ class Lifecycle:
                     key, request.decide, cause=command, by=f"user:{key.user}"
                 )
         return requests.acceptance(command, execution)
+
+    async def _schedule(
+        self, order: Order, request: requests.AboutSchedule, command: str
+    ) -> requests.Answer:
+        if self._schedules is None:
+            raise Misconfigured("this lifecycle keeps no schedules")
+        user, sent = order.key.user, order.at
+        check = partial(self._created, user=user, sent=sent)
+        return await self._schedules.decide(order.key, request, command, check)
 
     async def _start(
         self, key: Key, start: requests.Start, cause: str, sent: datetime

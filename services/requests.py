@@ -18,12 +18,19 @@ from events.errors import InvalidInput, WakeError
 from events.execution import Execution
 from events.inbox import Order
 from events.names import Key, check_id
+from events.timetable import Missed, Overlap
 
 NEW = "new"
 """In place of an execution id: the id follows from idempotency or command id."""
 
 MOST = 10**9
 """The largest number a limit may be: past any use, and safe in JSON."""
+
+MOST_CRON = 128
+"""Characters of a cron expression."""
+
+YEAR = 366 * 86_400
+"""Seconds that an interval may be."""
 
 DEEPEST = 64
 """Levels of free JSON: what can be read here must be readable from anywhere."""
@@ -69,18 +76,67 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def digest(self) -> str:
-        """What makes two starts the same: all but the id of the command.
-
-        What is not given is left out, so that a newer version, which knows more
-        that may be given, finds the same.
-        """
-        same = msgspec.structs.replace(self, command_id="")
-        given = {k: v for k, v in msgspec.structs.asdict(same).items() if v is not None}
-        encoded = msgspec.json.encode(given, order="deterministic")
-        return blake2b(encoded, digest_size=16).hexdigest()
+        """What makes two starts the same: all but the id of the command."""
+        return digest_of(self)
 
 
-Request = Start | commands.AnyCommand
+class AboutSchedule(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Base of what is asked of a schedule; its name is in place of an execution."""
+
+    command_id: str = ""
+
+
+class Schedule(AboutSchedule, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Let a start recur: by ``cron`` in a time zone, or ``every`` so many seconds."""
+
+    start: Start
+    cron: Annotated[str, Meta(max_length=MOST_CRON)] = ""
+    every: Annotated[int, Meta(ge=1, le=YEAR)] | None = None
+    time_zone: Annotated[str, Meta(min_length=1, max_length=64)] = "UTC"
+    overlap: Overlap = "skip"
+    missed: Missed = "once"
+
+    @property
+    def digest(self) -> str:
+        """What makes two schedules the same: all but the id of the command."""
+        return digest_of(self)
+
+
+class Unschedule(AboutSchedule, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Forget a schedule; what it started goes on."""
+
+
+class PauseSchedule(
+    AboutSchedule, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Start nothing until it is resumed; what it started goes on."""
+
+
+class ResumeSchedule(
+    AboutSchedule, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Go on with the next time to come."""
+
+
+def digest_of(request: Start | Schedule) -> str:
+    """What makes two requests the same: all but the id of the command.
+
+    What is not given is left out, so that a newer version, which knows more that
+    may be given, finds the same.
+    """
+    given = _given(msgspec.to_builtins(request))
+    given.pop("command_id")
+    encoded = msgspec.json.encode(given, order="deterministic")
+    return blake2b(encoded, digest_size=16).hexdigest()
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+Request = Start | AboutSchedule | commands.AnyCommand
 
 VERBS: dict[str, type[Any]] = {
     "start": Start,
@@ -90,11 +146,18 @@ VERBS: dict[str, type[Any]] = {
     "kill": commands.Kill,
     "input": commands.Input,
     "retry": commands.Retry,
+    "schedule": Schedule,
+    "unschedule": Unschedule,
+    "pause_schedule": PauseSchedule,
+    "resume_schedule": ResumeSchedule,
 }
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of a command: accepted, or refused with code and message."""
+    """What became of a command: accepted, or refused with code and message.
+
+    Of one about a schedule, ``execution`` is its name and ``next`` its next time.
+    """
 
     command_id: str
     execution: str
@@ -102,6 +165,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int = 0
     position: int = 0
     status: str = ""
+    next: datetime | None = None
     code: str = ""
     message: str = ""
 
@@ -135,6 +199,8 @@ def parse(verb: str, body: bytes) -> Any:
         check_id(request.command_id, "command_id")
     for name in _FREE.intersection(kind.__struct_fields__):
         _check_depth(f"{verb}: {name}", getattr(request, name))
+    if isinstance(request, Schedule):
+        _check_depth("schedule: start.metadata", request.start.metadata)
     return request
 
 

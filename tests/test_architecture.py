@@ -30,6 +30,7 @@ ADAPTERS = {
             "logstream",
             "muster",
             "timerstream",
+            "tablestream",
         )
     },
     "duckdb": {"projections/store.py"},

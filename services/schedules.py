@@ -1,0 +1,199 @@
+"""Recurring starts, as people ask for them: defined, paused, resumed, removed.
+
+Lifecycle hands these commands on to here; what is decided is in the timetable,
+with who asked for it and when. Whoever starts the runs stands in ``recurring.py``.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from events.errors import AlreadyExists, InvalidInput, NotAllowedNow, NotFound, TooLarge
+from events.names import Key, check_id
+from events.timetable import Definition, Entry, Name, Ran, Removal, Timetable
+from services import occurrences
+from services.handler import Clock, utc_now
+from services.requests import (
+    AboutSchedule,
+    Answer,
+    PauseSchedule,
+    ResumeSchedule,
+    Schedule,
+    Start,
+    Unschedule,
+)
+
+MAX_DEFINITION = 64 * 1024
+"""Bytes of a definition: each of its revisions is kept."""
+
+
+class Bounds(NamedTuple):
+    """How often a schedule of a user may recur, in seconds; how many there may be."""
+
+    least_interval: float = 1.0
+    most: int = 100
+
+
+Check = Callable[[Start], object]
+"""Raises what a start would be refused for."""
+
+
+class Schedules:
+    """Decides about schedules; ``bounds`` are those of a user."""
+
+    def __init__(
+        self,
+        timetable: Timetable,
+        bounds: Callable[[str], Bounds] = lambda _user: Bounds(),
+        clock: Clock = utc_now,
+    ) -> None:
+        self._timetable, self._bounds, self._clock = timetable, bounds, clock
+        self._adding = asyncio.Lock()
+
+    async def decide(
+        self, key: Key, request: AboutSchedule, cause: str, check: Check
+    ) -> Answer:
+        """Do what is asked and answer; raises Refused, Retryable.
+
+        Asked twice, the second time it is already so.
+        """
+        name = key.user, check_id(key.execution, "schedule")
+        match request:
+            case Schedule():
+                return await self._add(name, request, cause, check)
+            case Unschedule():
+                return await self._remove(name, cause)
+            case PauseSchedule():
+                return await self._switch(name, cause, paused=True)
+            case ResumeSchedule():
+                return await self._switch(name, cause, paused=False)
+        raise InvalidInput(f"{request!r:.80} is nothing that schedules know")
+
+    async def _add(
+        self, name: Name, request: Schedule, cause: str, check: Check
+    ) -> Answer:
+        bounds = self._bounds(name[0])
+        definition = self._defined(name, request, cause)
+        occurrences.check(definition, bounds.least_interval)
+        check(request.start)
+        async with self._adding:  # or two at once might both be the last allowed
+            known = await self._timetable.find(name)
+            if known is None:
+                await self._check_room(name[0], bounds.most)
+                definition = await self._timetable.define(definition)
+                return _answer(Entry(definition, Ran()), cause)
+        if known.definition.digest != definition.digest:
+            raise AlreadyExists(
+                f"there is another schedule {name[0]}/{name[1]}: remove it first, or "
+                "choose another name"
+            )
+        return _answer(known, cause)
+
+    def _defined(self, name: Name, request: Schedule, cause: str) -> Definition:
+        now = self._clock()
+        definition = Definition(
+            user=name[0],
+            name=name[1],
+            start=_body(request.start),
+            cron=request.cron,
+            every=request.every or 0,
+            zone=request.time_zone,
+            overlap=request.overlap,
+            missed=request.missed,
+            since=now.replace(microsecond=0),
+            at=now,
+            by=f"user:{name[0]}",
+            cause=cause,
+            digest=request.digest,
+        )
+        size = len(msgspec.json.encode(definition))
+        if size > MAX_DEFINITION:
+            raise TooLarge(
+                f"a schedule may have {MAX_DEFINITION:,} bytes, not {size:,}: put the "
+                "text into a file of the workspace and name the file"
+            )
+        return definition
+
+    async def _check_room(self, user: str, most: int) -> None:
+        there = len(await self._timetable.names(user))
+        if there >= most:
+            raise NotAllowedNow(
+                f"{user} has {there} schedules and may have {most}: remove one first"
+            )
+
+    async def _remove(self, name: Name, cause: str) -> Answer:
+        known = await self._timetable.find(name)
+        if known is not None:
+            removal = Removal(
+                at=self._clock(),
+                by=f"user:{name[0]}",
+                cause=cause,
+                definition=known.definition,
+            )
+            await self._timetable.remove(name, removal)
+        elif await self._timetable.removed(name) is None:
+            raise _not_found(name)
+        return Answer(
+            command_id=cause, execution=name[1], accepted=True, status="removed"
+        )
+
+    async def _switch(self, name: Name, cause: str, *, paused: bool) -> Answer:
+        known = await self._timetable.find(name)
+        if known is None:
+            raise _not_found(name)
+        if known.definition.paused == paused:
+            return _answer(known, cause)
+        changed = msgspec.structs.replace(
+            known.definition,
+            paused=paused,
+            at=self._clock(),
+            by=f"user:{name[0]}",
+            cause=cause,
+        )
+        stored = await self._timetable.define(changed)
+        return _answer(Entry(stored, known.ran), cause)
+
+
+def next_time(entry: Entry) -> datetime | None:
+    """When a schedule is due next; None: it is paused."""
+    definition, ran = entry
+    if definition.paused:
+        return None
+    return (
+        ran.next if entry.current else occurrences.following(definition, definition.at)
+    )
+
+
+def status(definition: Definition) -> str:
+    """How a schedule stands, in a word."""
+    return "paused" if definition.paused else "active"
+
+
+def _answer(entry: Entry, cause: str) -> Answer:
+    return Answer(
+        command_id=cause,
+        execution=entry.definition.name,
+        accepted=True,
+        position=entry.definition.revision,
+        status=status(entry.definition),
+        next=next_time(entry),
+    )
+
+
+def _not_found(name: Name) -> NotFound:
+    return NotFound(f"there is no schedule {name[0]}/{name[1]}")
+
+
+def _body(start: Start) -> dict[str, object]:
+    """The start as the body of a command; raises InvalidInput for what recurs not."""
+    for field in ("command_id", "idempotency_key", "run_at"):
+        if getattr(start, field):
+            raise InvalidInput(
+                f"start.{field}: each run of a schedule has its own; leave it out"
+            )
+    body: dict[str, object] = msgspec.to_builtins(start)
+    left_out = ("command_id", "idempotency_key")
+    return {k: v for k, v in body.items() if v is not None and k not in left_out}

@@ -10,6 +10,7 @@ import pytest
 from bells import Bell, JetStreamBell, MemoryBell
 from logs import JetStreamLog, Log, MemoryLog
 from nats_server import NatsServer
+from timetables import JetStreamTable, MemoryTable, Table
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +90,28 @@ async def jetstream_bell(nats_server: NatsServer) -> AsyncIterator[JetStreamBell
 def bell(request: pytest.FixtureRequest) -> Bell:
     """Each adapter of the timers in turn."""
     chosen: Bell = request.getfixturevalue(f"{request.param}_bell")
+    return chosen
+
+
+@pytest.fixture
+def memory_table() -> MemoryTable:
+    """A timetable in memory, without schedules."""
+    return MemoryTable()
+
+
+@pytest.fixture
+async def jetstream_table(nats_server: NatsServer) -> AsyncIterator[JetStreamTable]:
+    """A timetable on the shared server, without schedules."""
+    table = JetStreamTable(nats_server.url)
+    await table.open()
+    yield table
+    await table.close()
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+def table(request: pytest.FixtureRequest) -> Table:
+    """Each adapter of the timetable in turn."""
+    chosen: Table = request.getfixturevalue(f"{request.param}_table")
     return chosen
 
 

@@ -19,6 +19,7 @@ from services.allowed import Allowed
 from services.handler import Handler
 from services.lifecycle import Lifecycle
 from services.requests import Answer
+from services.schedules import Schedules
 
 KEY = Key("ada", "run-1")
 WORKER = AgentSpec(
@@ -108,11 +109,12 @@ async def clerk(
     to_journal: Journal | None = None,
     allowed: Allowed | None = None,
     user: str = KEY.user,
+    schedules: Schedules | None = None,
 ) -> AsyncIterator[Clerk]:
     """Run a lifecycle; the clerk has its own ways, by default the same."""
     taking, log = inbox or MemoryInbox(), journal or MemoryJournal()
     own = to_inbox or taking
-    one = lifecycle(taking, log, allowed)
+    one = lifecycle(taking, log, allowed, schedules)
     async with own.answers(user, "*") as heard, asyncio.TaskGroup() as group:
         group.create_task(one.run())
         yield Clerk(own, to_journal or log, heard)
@@ -120,11 +122,18 @@ async def clerk(
 
 
 def lifecycle(
-    inbox: Inbox, journal: Journal, allowed: Allowed | None = None
+    inbox: Inbox,
+    journal: Journal,
+    allowed: Allowed | None = None,
+    schedules: Schedules | None = None,
 ) -> Lifecycle:
     """Make a lifecycle that knows one agent type."""
     return Lifecycle(
-        Handler(journal, "lifecycle"), inbox, resolve, allowed or Allowed([])
+        Handler(journal, "lifecycle"),
+        inbox,
+        resolve,
+        allowed or Allowed([]),
+        schedules=schedules,
     )
 
 

@@ -284,7 +284,7 @@ async def test_what_was_missed_is_run_once_or_not_at_all(
         office.now += timedelta(minutes=123)
         async with acting(office.reactor()):
             await office.quiet()
-            await office.after(minutes=15)
+            await office.after(minutes=12)
     assert office.runs() == runs
     assert office.entry.ran.missed == (missed == "skip")
 

@@ -16,8 +16,13 @@ from typing import Literal
 
 import msgspec
 
+from events.errors import TooLarge
+
 LEASE = 30.0
 """Seconds after which a timer that was taken and not settled comes again."""
+
+MAX_TIMER = 8 * 1024
+"""Bytes of a timer: a few ids and a time."""
 
 Kind = Literal["start", "wait", "request", "recurring"]
 """What is due: a start, the deadline of a wait or of a request, a recurring start."""
@@ -70,10 +75,10 @@ class Timers(ABC):
 
     @abstractmethod
     async def arm(self, timer: Timer) -> None:
-        """Let it go off at its time, at once if that is past; raises Unavailable.
+        """Let it go off at its time, at once if that is past.
 
         Armed again while it waits: nothing happens. Armed again after it went
-        off, it goes off again.
+        off, it goes off again. Raises Unavailable, and TooLarge.
         """
 
     @abstractmethod
@@ -94,6 +99,12 @@ class Timers(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Take no more, and give back what arrived unasked."""
+
+
+def check_size(timer: Timer, body: bytes) -> None:
+    """Raise TooLarge for a timer that no adapter would take."""
+    if len(body) > MAX_TIMER:
+        raise TooLarge(f"{timer} has {len(body):,} bytes; allowed: {MAX_TIMER:,}")
 
 
 def utc_now() -> datetime:
@@ -118,6 +129,7 @@ class MemoryTimers(Timers):
 
     async def arm(self, timer: Timer) -> None:
         """Let it go off at its time."""
+        check_size(timer, msgspec.json.encode(timer))
         self._armed.setdefault((timer.user, timer.id), timer)
         self.touch()
 

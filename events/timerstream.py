@@ -27,14 +27,22 @@ from events.names import (
     timer_subject,
 )
 from events.pull import Leased, Pull
-from events.timers import LEASE, Alarm, Armed, Timer, Timers
+from events.timers import (
+    LEASE,
+    MAX_TIMER,
+    Alarm,
+    Armed,
+    Timer,
+    Timers,
+    check_size,
+)
 from events.wire import ApiError, Wire, raise_problem
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
-MAX_TIMER = 8 * 1024
-"""Bytes of a stored timer: a few ids and a time."""
+HEADERS = 1024
+"""Bytes for the headers of a timer, and more."""
 
 WRONG_LAST_SEQUENCE = 10071
 NAME_IN_USE = 10058
@@ -46,7 +54,7 @@ _stream: dict[str, Any] = {
     "retention": "workqueue",
     "storage": "file",
     "discard": "old",  # the server wants it so; without a limit nothing is discarded
-    "max_msg_size": MAX_TIMER,
+    "max_msg_size": MAX_TIMER + HEADERS,
     "duplicate_window": int(100e6),
     "allow_direct": True,
     "allow_msg_schedules": True,
@@ -123,6 +131,7 @@ class JetStreamTimers(Timers):
         }
         subject = timer_subject(timer.user, timer.id)
         body = msgspec.json.encode(timer)
+        check_size(timer, body)
         try:
             answer = await self._wire.request(subject, body, headers=headers)
             raise_problem(answer.data)

@@ -55,7 +55,7 @@ from services.reactor import Reactor
 from services.recovery import Recovery
 from services.recurring import Recurring
 from services.runner import Runner
-from services.schedules import Bounds, Schedules
+from services.schedules import Allowance, Schedules
 from services.telemetry import bound
 from services.telling import Tell
 from services.timers import Timekeeper
@@ -242,14 +242,14 @@ class Services:
 
         timetable = await JetStreamTimetable.open(wire, replicas=replicas)
         allowed = self._settings.schedules
-        bounds = Bounds(allowed.least_interval, allowed.most)
+        allowance = Allowance(allowed.least_interval, allowed.most)
         lifecycle = Lifecycle(
             Handler(journal, "lifecycle"),
             inbox,
             resolve,
             self._allowed(),
             tell,
-            Schedules(timetable, lambda _user: bounds),
+            Schedules(timetable, lambda _user: allowance),
         )
         return Part(partial(_watched, wire, lifecycle.run), lifecycle.stop)
 

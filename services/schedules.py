@@ -30,7 +30,7 @@ MAX_DEFINITION = 64 * 1024
 """Bytes of a definition: each of its revisions is kept."""
 
 
-class Bounds(NamedTuple):
+class Allowance(NamedTuple):
     """How often a schedule of a user may recur, in seconds; how many there may be."""
 
     least_interval: float = 1.0
@@ -42,15 +42,15 @@ Check = Callable[[Start], object]
 
 
 class Schedules:
-    """Decides about schedules; ``bounds`` are those of a user."""
+    """Decides about schedules; ``allowances`` gives those of a user."""
 
     def __init__(
         self,
         timetable: Timetable,
-        bounds: Callable[[str], Bounds] = lambda _user: Bounds(),
+        allowances: Callable[[str], Allowance] = lambda _user: Allowance(),
         clock: Clock = utc_now,
     ) -> None:
-        self._timetable, self._bounds, self._clock = timetable, bounds, clock
+        self._timetable, self._allowances, self._clock = timetable, allowances, clock
         self._adding = asyncio.Lock()
 
     async def decide(
@@ -75,14 +75,14 @@ class Schedules:
     async def _add(
         self, name: Name, request: Schedule, cause: str, check: Check
     ) -> Answer:
-        bounds = self._bounds(name[0])
+        allowed = self._allowances(name[0])
         definition = self._defined(name, request, cause)
-        occurrences.check(definition, bounds.least_interval)
+        occurrences.check(definition, allowed.least_interval)
         check(request.start)
         async with self._adding:  # or two at once might both be the last allowed
             known = await self._timetable.find(name)
             if known is None:
-                await self._check_room(name[0], bounds.most)
+                await self._check_room(name[0], allowed.most)
                 definition = await self._timetable.define(definition)
                 return _answer(Entry(definition, Ran()), cause)
         if known.definition.digest != definition.digest:

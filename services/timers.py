@@ -97,7 +97,10 @@ class Timekeeper:
     async def _arm_new(self) -> None:
         while True:
             timer = await self._new.get()
-            await _seen_to(str(timer), partial(self._timers.arm, timer))
+            try:
+                await _seen_to(str(timer), partial(self._timers.arm, timer))
+            except WakeError as error:  # what fits nowhere must not hold up the others
+                logger.error("%s cannot be armed: %s", timer, error)  # noqa: TRY400
 
     # ── acting ───────────────────────────────────────────────────────────────
 
@@ -211,10 +214,10 @@ def _over(facts: Iterable[e.Event]) -> Iterator[Kind]:
 
 
 async def _seen_to(what: str, do: Callable[[], Awaitable[T]]) -> T:
-    """Try until it is done."""
+    """Try until it is done; raises what no other try can help."""
     while True:
         try:
             return await do()
-        except WakeError as error:
+        except Retryable as error:
             logger.warning("%s: %s", what, error)
             await asyncio.sleep(RETRY)

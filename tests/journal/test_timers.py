@@ -9,7 +9,7 @@ from bells import Bell, JetStreamBell, now, timer
 from nats_server import NatsServer
 
 from events import timers as port
-from events.errors import Unavailable
+from events.errors import TooLarge, Unavailable
 from events.names import SCHEDULES
 from events.timers import Timer
 
@@ -72,6 +72,13 @@ async def test_a_cancelled_timer_does_not_go_off(bell: Bell) -> None:
         await bell.timers.arm(one)
     await bell.timers.cancel(gone)
     assert (await bell.rung()).timer == stays
+
+
+async def test_a_timer_has_an_end_to_its_size(bell: Bell) -> None:
+    """It names what is due; a model that makes up an endless id is not followed."""
+    with pytest.raises(TooLarge, match="allowed: 8,192"):
+        await bell.timers.arm(timer(detail="x" * 8192))
+    await bell.timers.arm(timer(3600.0, detail="x" * 8000))
 
 
 async def test_what_waits_for_its_time_is_known(bell: Bell) -> None:

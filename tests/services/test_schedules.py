@@ -16,7 +16,7 @@ from events.names import Key
 from events.timetable import Definition, MemoryTimetable
 from services import lifecycle
 from services.requests import Answer
-from services.schedules import Bounds, Schedules
+from services.schedules import Allowance, Schedules
 
 KEY = Key("ada", "report")
 NINE = {"start": START, "cron": "0 9 * * 1-5", "time_zone": "Europe/Berlin"}
@@ -43,9 +43,9 @@ class Desk:
         return entry.definition
 
 
-def bounds(user: str) -> Bounds:
+def bounds(user: str) -> Allowance:
     """What each user may have."""
-    return Bounds(60.0, 3) if user == "free" else Bounds(1.0, 5)
+    return Allowance(60.0, 3) if user == "free" else Allowance(1.0, 5)
 
 
 @pytest.fixture

@@ -85,10 +85,12 @@ def waiting(deadline: datetime | None, event_type: str = "order.paid") -> e.Awai
     return e.Awaited(event_type=event_type, deadline=deadline)
 
 
-async def asks(journal: Journal, deadline: datetime, key: Key = KEY) -> str:
+async def asks(
+    journal: Journal, deadline: datetime, key: Key = KEY, call_id: str = "c1"
+) -> str:
     """Let an execution ask a person; returns the id of its request."""
     await start(journal, key, agent("ask_user"))
-    call = ToolCall(id="c1", name="ask_user", arguments='{"question": "Which?"}')
+    call = ToolCall(id=call_id, name="ask_user", arguments='{"question": "Which?"}')
 
     def ask(execution: Execution) -> None:
         execution.begin("r1", execution.state.work_version)
@@ -395,6 +397,21 @@ async def test_what_cannot_be_decided_now_is_put_off_and_never_is_let_go(
         while timers._rung:  # noqa: ASYNC110 - nobody says
             await asyncio.sleep(0.001)
     assert "start of ada/corrupt cannot be done: a gap, on purpose" in caplog.text
+
+
+async def test_what_cannot_be_armed_holds_up_nobody(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A request whose id is endless has no deadline; the others have theirs."""
+    long = Key("ada", "long")
+    async with acting(await place.reactor()):
+        for number in range(40):
+            key = Key("ada", f"long-{number}")
+            await asks(place.journal, now() + FAR, key, call_id="x" * 9000)
+        await start(place.journal, scheduled_for=now())
+        await happened(place.journal, e.EventReceived)
+    assert f"request of {long}" in caplog.text
+    assert "cannot be armed" in caplog.text
 
 
 async def test_a_server_whose_clock_is_ahead_is_not_believed(memory_log: Log) -> None:

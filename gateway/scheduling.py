@@ -70,8 +70,10 @@ def add(
       wake schedule add watch "Look at the queue." --every 15m --overlap queue
     """
     with told(as_json=as_json):
+        from events.names import check_id  # noqa: PLC0415 - see commanding
         from gateway import commanding, sending, times  # noqa: PLC0415 - see commanding
 
+        check_id(name, "schedule")
         start = {
             "agent_type": agent,
             "input": prompt,
@@ -95,8 +97,10 @@ def _switch(
     verb: str, name: str, data: Any, nats: str | None, user: str, *, as_json: bool
 ) -> None:
     with told(as_json=as_json):
+        from events.names import check_id  # noqa: PLC0415 - see commanding
         from gateway import sending  # noqa: PLC0415 - see commanding
 
+        check_id(name, "schedule")
         answer = sending.send(place_of(data, nats), user, name, verb, {})
         _print(answer, as_json=as_json)
 

@@ -21,11 +21,13 @@ from events.memory import MemoryJournal
 from events.messages import Reply, ToolCall, Usage
 from events.names import ROUTES, Key, check_id
 from events.spec import AgentSpec
+from events.timetable import MemoryTimetable
 from services import requests
 from services.agents.registry import Registry
 from services.allowed import Allowed
 from services.handler import Handler
 from services.lifecycle import Lifecycle
+from services.schedules import Schedules
 from services.tools.toolbox import TOOLS
 
 SENT = documented.examples("sent")
@@ -150,7 +152,10 @@ async def played() -> tuple[dict[str, Any], MemoryJournal]:
     """Send the commands of the page to a lifecycle; what it answered, by command."""
     inbox, journal = MemoryInbox(), MemoryJournal()
     handler = Handler(journal, "lifecycle")
-    lifecycle = Lifecycle(handler, inbox, resolve, Allowed([Path("/srv")]))
+    schedules = Schedules(MemoryTimetable())
+    lifecycle = Lifecycle(
+        handler, inbox, resolve, Allowed([Path("/srv")]), schedules=schedules
+    )
     answers = {}
     async with asyncio.TaskGroup() as group, inbox.answers("alice", "*") as heard:
         group.create_task(lifecycle.run())

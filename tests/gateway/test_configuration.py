@@ -106,6 +106,8 @@ EVERYTHING: dict[str, tuple[str, str, Any]] = {
     "logs.level": ('"debug"', "debug", "debug"),
     "logs.format": ('"text"', "text", "text"),
     "agents.file": ('"/etc/a.toml"', "/etc/a.toml", Path("/etc/a.toml")),
+    "schedules.least_interval": ("60", "60", 60),
+    "schedules.most": ("0", "0", 0),
     "workspaces.root": ('"/srv/w"', "/srv/w", Path("/srv/w")),
     "workspaces.allowed": ('["/a", "/b"]', "/a,/b", (Path("/a"), Path("/b"))),
     "sandbox.mode": ('"off"', "off", "off"),

@@ -1,0 +1,167 @@
+"""Starts at a time and schedules, as the commands that users type."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import waking
+from serving import embedded
+from waking import facts, wake
+
+TICK = "script:\nsay tick\n"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which ``wake up`` serves; its data is in ``data``."""
+    folder = tmp_path_factory.mktemp("served")
+    with embedded(folder):
+        yield folder
+
+
+def there(cwd: Path, *arguments: str) -> waking.Ended:
+    """Run ``wake`` on what is served there."""
+    return wake(cwd, *arguments, "--data", "data")
+
+
+def rows(cwd: Path) -> dict[str, Any]:
+    """What ``wake schedule ls`` tells, by name."""
+    ended = there(cwd, "schedule", "ls", "--json")
+    assert ended.code == 0, ended.err
+    found = [json.loads(line) for line in ended.out.splitlines()]
+    return {row["name"]: row for row in found}
+
+
+def runs(cwd: Path, name: str) -> list[str]:
+    """The executions that a schedule started, in the order of their times."""
+    due = {}
+    for line in there(cwd, "ls", "--json").out.splitlines():
+        execution = json.loads(line)["id"]
+        history = waking.history(cwd, execution, "--data", "data")
+        metadata = facts(history)[0].get("metadata", {})
+        if metadata.get("schedule") == name:
+            due[metadata["due"]] = execution
+    return [due[when] for when in sorted(due)]
+
+
+def test_a_start_in_a_moment_begins_then(served: Path) -> None:
+    """It is shown as what it waits for, and runs when its time has come."""
+    started = there(served, "start", TICK, "--in", "2s", "--workspace", ".")
+    execution = started.out.strip()
+    assert "it starts at" in there(served, "show", execution).out
+    assert there(served, "watch", execution, "--json").last["status"] == "completed"
+    history = waking.history(served, execution, "--data", "data")
+    kinds = [fact["type"] for fact in facts(history)]
+    assert kinds[:3] == ["created.v1", "event_received.v1", "started.v1"]
+    created, due = history[0], history[1]
+    at = datetime.fromisoformat(created["events"][0]["scheduled_for"])
+    assert datetime.fromisoformat(due["at"]) >= at
+
+
+def test_a_schedule_runs_again_and_again(served: Path) -> None:
+    """Added, listed, paused, resumed, removed."""
+    add = ("schedule", "add", "tick", TICK, "--every", "1s", "--workspace", ".")
+    added = there(served, *add)
+    assert added.code == 0, added.err
+    assert "tick is active, next run 20" in added.out
+    while rows(served)["tick"]["started"] < 3:
+        pass
+    paused = there(served, "schedule", "pause", "tick", "--json").last
+    assert (paused["status"], "next" in paused) == ("paused", False)
+    row = rows(served)["tick"]
+    assert (row["status"], row["next"], row["when"]) == ("paused", None, "every 1 s")
+    assert row["started"] >= 3
+    assert there(served, "schedule", "resume", "tick", "--json").last["next"]
+    assert there(served, "schedule", "rm", "tick").out == "tick is removed\n"
+    assert "tick" not in rows(served)
+    found = runs(served, "tick")
+    assert len(found) >= row["started"]
+    for execution in found:
+        assert there(served, "watch", execution, "--json").last["output"] == "tick"
+
+
+def test_a_schedule_by_the_clock_of_a_zone(served: Path) -> None:
+    """As people read it, and as programs do."""
+    add = ("schedule", "add", "nine", "Report.", "--cron", "0 9 * * *")
+    assert there(served, *add, "--tz", "Asia/Tokyo").code == 0
+    row = rows(served)["nine"]
+    following = datetime.fromisoformat(row["next"])
+    assert (following.hour, following.utcoffset()) == (0, UTC.utcoffset(None))
+    assert row["when"] == "0 9 * * * Asia/Tokyo"
+    assert (row["by"], row["last"], row["execution"]) == ("user:local", None, "")
+    line = there(served, "schedule", "ls").out.splitlines()[1]
+    assert line.startswith("nine ")
+    assert line.endswith("0 9 * * * Asia/Tokyo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("bad", "x"), "either cron or every"),
+        (
+            ("bad", "x", "--cron", "0 9 * * 1-5", "--every", "5m"),
+            "either cron or every",
+        ),
+        (("bad", "x", "--cron", "nonsense"), "has 1 fields, not 5"),
+        (("bad", "x", "--cron", "61 * * * *"), "bad minute"),
+        (("bad", "x", "--every", "0s"), "every"),
+        (("bad", "x", "--every", "soon"), "write a time as 90s, 30m, 2h, 1d"),
+        (("bad", "x", "--cron", "0 9 * * *", "--tz", "Mars"), "no time zone 'Mars'"),
+        (("bad", "x", "--every", "5m", "--tz", "Europe/Rome"), "no time zone: leave"),
+        (("bad", "x", "--every", "5m", "--overlap", "maybe"), "$.overlap"),
+        (("bad", "x", "--every", "5m", "--missed", "twice"), "$.missed"),
+        (("bad", "x", "--every", "5m", "--agent", "nobody"), "no agent type 'nobody'"),
+        (("bad", "x", "--every", "5m", "--workspace", "/etc"), "workspace"),
+        (("a.b", "x", "--every", "5m"), "schedule 'a.b' is not allowed"),
+        (("", "x", "--every", "5m"), "schedule '' is not allowed"),
+        (("bad", "", "--every", "5m"), "input"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    served: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    """In a line, with the exit code of wrong input; nothing is added."""
+    ended = there(served, "schedule", "add", *arguments)
+    assert ended.code == 2, ended.err
+    assert said in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert not {"bad", "a.b"} & rows(served).keys()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--at", "2020-01-01T00:00Z"), "is past, it was 20"),
+        (("--at", "2030-01-01T00:00"), "has no zone: add it"),
+        (("--at", "never"), "is no time"),
+        (("--in", "2 hours"), "write a time as"),
+        (("--in", "9999d"), "more than ten years away"),
+        (("--in", "2h", "--at", "2030-01-01T00:00Z"), "say the same"),
+    ],
+)
+def test_a_time_that_makes_no_sense_is_refused(
+    served: Path, flags: tuple[str, ...], said: str
+) -> None:
+    """In a line that says what to change."""
+    ended = there(served, "start", "x", *flags)
+    assert ended.code == 2, ended.err
+    assert said in ended.err
+
+
+@pytest.mark.parametrize("verb", ["rm", "pause", "resume"])
+def test_what_is_not_there_cannot_be_changed(served: Path, verb: str) -> None:
+    """It says so."""
+    ended = there(served, "schedule", verb, "nope")
+    assert ended.code == 2
+    assert "there is no schedule local/nope" in ended.err
+
+
+def test_without_schedules_it_says_how_to_add_one(tmp_path: Path) -> None:
+    """On a folder where nobody serves, and nobody ever served schedules."""
+    assert wake(tmp_path, "run", TICK, "--json").code == 0
+    ended = wake(tmp_path, "schedule", "ls")
+    assert (ended.code, ended.err) == (0, "")
+    assert "add one with wake schedule add NAME" in ended.out

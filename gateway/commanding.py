@@ -97,7 +97,7 @@ def start(
         "model": model,
         "workspace": absolute(workspace),
         "idempotency_key": key,
-        "limits": given(limits) or None,
+        "limits": filled(limits) or None,
         "command_id": command_id,
     }
     with told(as_json=as_json):
@@ -106,7 +106,7 @@ def start(
         sending.check_numbers(limits)
         body["run_at"] = times.run_at(at, after)
         name = execution or sending.fresh_id(key)
-        answer = sending.send(place_of(data, nats), user, name, "start", given(body))
+        answer = sending.send(place_of(data, nats), user, name, "start", filled(body))
         _print(answer, answer.execution, as_json=as_json)
 
 
@@ -123,7 +123,7 @@ def _signal(
     with told(as_json=as_json):
         from gateway import sending  # noqa: PLC0415 - see start
 
-        answer = sending.send(place_of(data, nats), user, execution, verb, given(body))
+        answer = sending.send(place_of(data, nats), user, execution, verb, filled(body))
         _print(answer, f"{answer.execution} is {answer.status}", as_json=as_json)
 
 
@@ -321,7 +321,7 @@ def _print(answer: "Answer", line: str, *, as_json: bool) -> None:
         put(line)
 
 
-def given(body: dict[str, Any]) -> dict[str, Any]:
+def filled(body: dict[str, Any]) -> dict[str, Any]:
     """Leave out what was not given."""
     return {name: value for name, value in body.items() if value not in (None, "")}
 

@@ -81,14 +81,14 @@ def add(
             "workspace": commanding.absolute(workspace),
         }
         body = {
-            "start": commanding.given(start),
+            "start": commanding.filled(start),
             "cron": cron,
             "every": None if every is None else int(times.seconds_of(every, "--every")),
             "time_zone": tz,
             "overlap": overlap,
             "missed": missed,
         }
-        sent = commanding.given(body)
+        sent = commanding.filled(body)
         answer = sending.send(place_of(data, nats), user, name, "schedule", sent)
         _print(answer, as_json=as_json)
 

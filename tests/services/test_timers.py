@@ -1,13 +1,13 @@
 """Starts at a time and deadlines: each comes once, and loses every race lawfully."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-import msgspec
 import pytest
 from bells import Bell, now
 from fake_tools import agent
@@ -27,7 +27,7 @@ from services.reactor import Reactor
 from services.timers import Timekeeper
 
 KEY = Key("ada", "run-1")
-FAR = timedelta(days=400)
+FAR = timedelta(days=300)
 
 
 class Place:
@@ -90,26 +90,17 @@ async def asks(
 ) -> str:
     """Let an execution ask a person; returns the id of its request."""
     await start(journal, key, agent("ask_user"))
-    call = ToolCall(id=call_id, name="ask_user", arguments='{"question": "Which?"}')
+    within = max(0.001, (deadline - now()).total_seconds())
+    arguments = json.dumps({"question": "Which?", "within": within})
+    call = ToolCall(id=call_id, name="ask_user", arguments=arguments)
 
     def ask(execution: Execution) -> None:
         execution.begin("r1", execution.state.work_version)
         execution.respond(1, Reply(model="m", tool_calls=(call,)))
-        _until(execution, deadline)
 
     execution = await Handler(journal, "runner:r1").handle(key, ask)
     assert execution.state.request is not None
     return execution.state.request.request
-
-
-def _until(execution: Execution, deadline: datetime) -> None:
-    """Give the request that was just decided a deadline."""
-    asked = execution.state.request
-    assert asked is not None
-    execution.state.request = msgspec.structs.replace(asked, deadline=deadline)
-    for tagged in execution.new_decisions:
-        if isinstance(tagged.decision, e.InputRequested):
-            tagged.decision = execution.state.request
 
 
 async def test_a_start_at_a_time_is_work_then_and_not_before(place: Place) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from events import answers, control, next_action
 from events import catalog as e
 from events.deciding import Deciding
-from events.errors import Stale, ToolFailed
+from events.errors import Obsolete, Stale, ToolFailed
 from events.messages import Outcome, Reply, ToolResult
 from events.state import Call
 
@@ -24,13 +24,15 @@ class Running(Deciding):
         """Take the lease on the work of commit ``version``.
 
         ``again``: the work was handed out before and its lease ran out, so a
-        status of running means that its runner is gone. Raises Stale when the
-        work is no longer there to do.
+        status of running means that its runner is gone. Raises Stale when
+        another runner has begun it, Obsolete when it is no longer there to do.
         """
         state = self.state
-        takeover = again and state.status == "running"
-        if state.work_version != version or not (state.runnable or takeover):
-            raise Stale(f"{self.key} is {state.status}: this work is done or taken")
+        held = state.status == "running"
+        if state.work_version != version or not (state.runnable or held):
+            raise Obsolete(f"{self.key} is {state.status}: this work is done")
+        if held and not again:
+            raise Stale(f"{self.key} is running: {state.runner} has this work")
         if state.idle_attempts >= state.agent.limits.max_attempts:
             self._give_up()
             return

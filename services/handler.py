@@ -5,7 +5,7 @@ appended first, the history is read again and the decision is made again; an
 old decision is never put behind a new commit.
 """
 
-import secrets
+import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
@@ -23,6 +23,9 @@ ROUNDS = 20
 
 Decision = Callable[[Execution], None]
 Clock = Callable[[], datetime]
+Chance = random.Random
+CHANCE = random.SystemRandom()
+"""The system's own: no two processes draw the same."""
 
 
 def utc_now() -> datetime:
@@ -31,16 +34,29 @@ def utc_now() -> datetime:
 
 
 class Handler:
-    """Decides and appends on behalf of ``by``, at the time that ``clock`` tells."""
+    """Decides and appends on behalf of ``by``, at the time that ``clock`` tells.
 
-    def __init__(self, journal: Journal, by: str, clock: Clock = utc_now) -> None:
+    ``chance`` makes its commit ids differ from everybody else's.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        by: str,
+        clock: Clock = utc_now,
+        chance: Chance = CHANCE,
+    ) -> None:
         self.journal, self.by, self.clock = journal, by, clock
-        self._ids = (f"{secrets.token_hex(6)}-{number}" for number in count(1))
+        self._ids = (f"{chance.randbytes(6).hex()}-{number}" for number in count(1))
 
     async def load(self, key: Key, *, at_least: int = 0) -> Execution:
         """Fold an execution from the log; version 0 if there is none."""
         history = await self.journal.read(key, at_least=at_least)
         return Execution.fold(key, history)
+
+    async def load_newest(self, key: Key) -> Execution:
+        """Fold an execution as it is now: never an answer that is behind."""
+        return await self.load(key, at_least=await self.journal.tip(key))
 
     async def handle(
         self,
@@ -57,46 +73,54 @@ class Handler:
         the history knows changes nothing, nor does a decision that triggers no
         event. ``by`` stands for whoever asked. ``known`` is taken over by this
         call: use what it returns, and after an error nothing. Raises what
-        ``decide`` raises, once the newest state was seen to refuse too, and
-        Conflict after ``ROUNDS`` lost races.
+        ``decide`` raises, and Conflict after ``ROUNDS`` lost races. What was read
+        may be behind, so nothing is refused, nor said to be so already, unless
+        the newest state was seen to say the same.
         """
         execution = known or await self.load(key)
         for _ in range(ROUNDS):
             if cause is not None and cause in execution.state.applied:
                 return execution
             try:
-                return await self._once(execution, decide, cause, by or self.by)
+                if await self._once(execution, decide, cause, by or self.by):
+                    return execution
             except Conflict:
-                tip = await self.journal.tip(key)
-                execution = await self.load(key, at_least=tip)
+                pass
             except Refused:
-                tip = await self.journal.tip(key)
-                if tip <= execution.position:
+                if not await self._behind(execution):
                     raise
-                execution = await self.load(key, at_least=tip)
+            else:
+                if not await self._behind(execution):
+                    return execution
+            execution = await self.load_newest(key)
         raise Conflict(f"{key} changes too fast: {ROUNDS} decisions were overtaken")
+
+    async def _behind(self, execution: Execution) -> bool:
+        return await self.journal.tip(execution.key) > execution.position
 
     async def _once(
         self, execution: Execution, decide: Decision, cause: str | None, by: str
-    ) -> Execution:
+    ) -> bool:
+        """Decide and append; False if nothing was decided."""
         execution.now = self.clock()
         decide(execution)
         events = tuple(tagged.decision for tagged in execution.collect_events())
-        if events:
-            commit = Commit(
-                version=execution.state.version + 1,
-                id=next(self._ids),
-                at=execution.now,
-                by=by,
-                cause=cause,
-                events=events,  # type: ignore[arg-type]  # every Event is in AnyEvent
-            )
-            sealed, body = await self._sealed(commit, execution)
-            route = execution.route(events)
-            new = Recorded(0, execution.key, route, sealed, body, current())
-            stored = await self.journal.append(new, after=execution.position)
-            execution.committed(stored)
-        return execution
+        if not events:
+            return False
+        commit = Commit(
+            version=execution.state.version + 1,
+            id=next(self._ids),
+            at=execution.now,
+            by=by,
+            cause=cause,
+            events=events,  # type: ignore[arg-type]  # every Event is in AnyEvent
+        )
+        sealed, body = await self._sealed(commit, execution)
+        route = execution.route(events)
+        new = Recorded(0, execution.key, route, sealed, body, current())
+        stored = await self.journal.append(new, after=execution.position)
+        execution.committed(stored)
+        return True
 
     async def _sealed(
         self, commit: Commit, execution: Execution

@@ -48,6 +48,11 @@ class Holding:
         """Whose execution, and which."""
         return self.work.recorded.key
 
+    @property
+    def over(self) -> bool:
+        """The lease ran out: the execution may be another's by now."""
+        return now() - self.since >= self.lease
+
     def hasten(self) -> None:
         """Give what is in flight its grace; asked again: what is left of it."""
         if self.flight is not None and self.flight.when() is None:
@@ -65,7 +70,7 @@ class Holding:
         Takes a ninth of the lease at most, so that it never hides its end.
         """
         asked = now()
-        if asked - self.since >= self.lease:
+        if self.over:
             logger.warning("%s: the lease ran out, dropping it", self.key)
             self.stop("lost")
             metrics.dropped("lease")
@@ -122,10 +127,15 @@ class Holdings:
             self.none.set()
 
     def hear(self, recorded: Recorded, me: str) -> None:
-        """Let a signal reach the one it is for, and the end stop it at once."""
+        """Let a signal reach the one it is for, and the end stop it at once.
+
+        What is heard late may be older than the work: the end that a retry undid.
+        """
         if recorded.commit.by == me:
             return
         for holding in self._by_key.get(recorded.key, ()):
+            if recorded.commit.version < holding.work.recorded.commit.version:
+                continue
             if recorded.route == "finished":
                 holding.stop("ended")
                 continue

@@ -231,7 +231,7 @@ class Lifecycle:
         except WakeError:
             # What it names may be gone since it was started; asked again, it is
             # still the same start.
-            execution = await self._handler.load(key)
+            execution = await self._handler.load_newest(key)
             if execution.state.version == 0 or execution.state.digest != start.digest:
                 raise
             return execution

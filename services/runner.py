@@ -9,7 +9,14 @@ import logging
 from collections import OrderedDict
 from functools import partial
 
-from events.errors import Conflict, OutcomeUnknown, Stale, Unavailable, WakeError
+from events.errors import (
+    Conflict,
+    Obsolete,
+    OutcomeUnknown,
+    Stale,
+    Unavailable,
+    WakeError,
+)
 from events.execution import Execution
 from events.journal import Journal, Work, WorkQueue
 from events.names import LANES, Key
@@ -17,7 +24,7 @@ from events.presence import Presences
 from events.spec import Lane
 from services import metrics
 from services.agents.loop import Drive, Means, Released
-from services.handler import Clock, Handler, utc_now
+from services.handler import CHANCE, Chance, Clock, Handler, utc_now
 from services.lease import Holding, Holdings
 from services.presence import Announcer, Unheard
 from services.sharing import SKIM, Crowd, Slots, pause
@@ -63,10 +70,11 @@ class Runner:
         only: Key | None = None,
         presences: Presences | None = None,
         clock: Clock = utc_now,
+        chance: Chance = CHANCE,
     ) -> None:
-        self.name = name
+        self.name, self._chance = name, chance
         self._journal, self._means = journal, means
-        self._handler = Handler(journal, f"runner:{name}", clock)
+        self._handler = Handler(journal, f"runner:{name}", clock, chance)
         self._lanes, self._only = lanes, only
         self._slots, self._crowd = Slots(concurrency, lanes), Crowd()
         self._holdings = Holdings(lease, cancel_grace)
@@ -162,10 +170,10 @@ class Runner:
         """Begin a work if it is its turn; what is held already its holder settles."""
         if self._holdings.has(work):
             return True
-        user, crowd = work.recorded.key.user, self._crowd
+        user, crowd, chance = work.recorded.key.user, self._crowd, self._chance
         crowd.reached(lane, work.recorded.position, work.behind)
         if self._slots.scarce and crowd.steps_back(lane, user):
-            works.create_task(self._return(work, pause(work.deliveries)))
+            works.create_task(self._return(work, pause(work.deliveries, chance)))
             return True
         if not self._slots.enter(lane, work.behind):
             crowd.refused(lane, user)
@@ -267,7 +275,10 @@ class Runner:
         return True
 
     async def _begin(self, work: Work) -> Execution | None:
-        """Take the lease in the log; None if the work is no longer there to do."""
+        """Take the lease in the log; None if the work is no longer there to do.
+
+        Raises Stale if another has it: its message is that one's to acknowledge.
+        """
         recorded = work.recorded
 
         def begin(execution: Execution) -> None:
@@ -281,7 +292,7 @@ class Runner:
             execution = await self._handler.handle(
                 recorded.key, self._means.informed(begin), known=known
             )
-        except Stale as error:
+        except Obsolete as error:
             logger.debug("%s: %s", recorded.key, error)
             return None
         if begun:

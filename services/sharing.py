@@ -206,7 +206,7 @@ class Crowd:
             )
 
 
-def pause(deliveries: int) -> float:
+def pause(deliveries: int, chance: random.Random) -> float:
     """Seconds to give work back for, the longer the more often it was handed out."""
     longest = min(LONGEST_BACK, BACK * 2.0 ** min(deliveries - 1, 10))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads, hides nothing
+    return longest * chance.uniform(0.5, 1.0)

@@ -13,6 +13,18 @@ from nats_server import NatsServer
 from timetables import JetStreamTable, MemoryTable, Table
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the fault suite, which has a short form and a long one.
+
+    ``make test`` runs the short form, ``make faults`` the long one (``--long``;
+    a test asks ``request.config.getoption("--long")``).
+    """
+    group = parser.getgroup("faults", "the fault suite")
+    group.addoption("--long", action="store_true", help="its long form")
+    group.addoption("--seeds", type=int, help="how many worlds to simulate")
+    group.addoption("--seed", type=int, help="simulate this world only, again")
+
+
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A real server; it is synchronous, so it belongs to no event loop."""

@@ -6,6 +6,7 @@ reached from here; everything that is decided about it is decided by the core.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from events.errors import (
     Misconfigured,
     ModelRefused,
     ModelUnavailable,
+    Stale,
     TooLarge,
     WakeError,
 )
@@ -56,7 +58,7 @@ class Means:
     Such a directory is given to ``adopt``, for the user that commands run as.
     What is in ``closed`` directories no tool may touch: the log itself.
     ``on_text`` hears the tokens of every model call as they come, ``tell`` the
-    log lines.
+    log lines. ``stopwatch`` times the tools, in seconds.
     """
 
     open_model: Callable[[str], Model]
@@ -66,6 +68,7 @@ class Means:
     adopt: Callable[[Path], None] = lambda _root: None
     on_text: Callable[[Key, str], None] = lambda _key, _text: None
     tell: Tell = silent
+    stopwatch: Callable[[], float] = time.perf_counter
     models: dict[str, Model] = field(default_factory=dict)
 
     async def model(self, name: str) -> Model:
@@ -133,7 +136,10 @@ class Drive:
         self._messages: list[Message] = []
         self._said = 0
         self._caller = Caller(
-            means.tools, partial(means.workspace, execution), means.tell
+            means.tools,
+            partial(means.workspace, execution),
+            means.tell,
+            means.stopwatch,
         )
 
     async def run(self, draining: Callable[[], bool]) -> Execution:
@@ -154,7 +160,9 @@ class Drive:
         """Do the next thing; a cancel lets it take its grace, then it is cut short."""
         if self._holding.signalled:
             self._holding.signalled = False
-            self.execution = await self._handler.load(self.execution.key)
+            await self._reload()
+        if self._holding.over:
+            raise Stale(f"{self.execution.key}: the lease ran out")
         try:
             async with asyncio.timeout(None) as flight:
                 self._holding.flight = flight
@@ -165,7 +173,7 @@ class Drive:
             if not flight.expired():
                 raise
             # What was being appended may be stored: look before deciding.
-            self.execution = await self._handler.load(self.execution.key)
+            await self._reload()
             await self._decide(partial(Execution.cut, attempt=self._attempt))
         finally:
             self._holding.flight = None
@@ -179,6 +187,17 @@ class Drive:
                 await self._run_tools(calls)
             case _:
                 await self._decide(partial(Execution.obey, attempt=self._attempt))
+
+    async def _reload(self) -> None:
+        """Read what happened since; never less than what is known.
+
+        Raises Stale if another attempt has begun: what it does is not ours to do.
+        """
+        known = self.execution.position
+        self.execution = await self._handler.load(self.execution.key, at_least=known)
+        attempt = self.execution.state.attempt
+        if attempt != self._attempt:
+            raise Stale(f"{self.execution.key}: attempt {attempt} has it")
 
     async def _decide(self, decide: Decision) -> None:
         """Make a decision durable; what no commit can hold ends the execution."""
@@ -194,7 +213,7 @@ class Drive:
                 self.execution.key, self._means.informed(decide), known=self.execution
             )
         except TooLarge:
-            self.execution = await self._handler.load(self.execution.key)
+            await self._reload()
             raise
 
     def _time_left(self) -> float:

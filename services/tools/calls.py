@@ -52,8 +52,10 @@ class Caller:
         tools: Tools,
         workspace: Callable[[], Workspace],
         tell: Tell = silent,
+        stopwatch: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._tools, self._find_workspace, self._tell = tools, workspace, tell
+        self._stopwatch = stopwatch
         self._workspace: Workspace | None = None
         self._schemas: tuple[ToolSchema, ...] | None = None
 
@@ -121,7 +123,7 @@ class Caller:
         return result
 
     async def _settled(self, state: State, call: Call, limit: float) -> ToolResult:
-        began = time.perf_counter()
+        began = self._stopwatch()
         limit = min(limit, LONGEST)
         try:
             async with asyncio.timeout(limit + SETTLING):
@@ -137,7 +139,8 @@ class Caller:
             result = _failed(call.id, f"{call.name} crashed: it cancelled itself")
         except Exception as error:  # noqa: BLE001 - the one place that settles a call
             result = _crashed(state, call, error)
-        return _timed(result, began)
+        spent = round((self._stopwatch() - began) * 1000, 3)
+        return msgspec.structs.replace(result, latency_ms=spent)
 
     async def _run(self, state: State, call: Call, limit: float) -> ToolResult:
         tool = self._tool(state, call.name)
@@ -190,8 +193,3 @@ def _clip(text: str) -> str:
     if len(msgspec.json.encode(text)) <= 2 * MAX_OUTPUT:
         return text
     return clip(text, MAX_OUTPUT // 3)  # JSON writes a control character as six
-
-
-def _timed(result: ToolResult, began: float) -> ToolResult:
-    spent = round((time.perf_counter() - began) * 1000, 3)
-    return msgspec.structs.replace(result, latency_ms=spent)

@@ -7,7 +7,7 @@ from histories import Story, call, kinds, reply, spec
 
 from events import catalog as e
 from events import commands as c
-from events.errors import NotFound, Stale
+from events.errors import NotFound, Obsolete, Stale
 from events.execution import IN_DOUBT
 from events.messages import ToolResult
 from events.next_action import CallModel, RunTools, next_action
@@ -146,12 +146,16 @@ def test_the_result_of_an_older_attempt_is_dropped() -> None:
 
 @pytest.mark.parametrize("seen", [True, False])
 def test_a_lost_lease_is_taken_over_once(*, seen: bool) -> None:
-    """Only a redelivery may take over, and only work that is the newest."""
+    """Only a redelivery may take over, and only work that is the newest.
+
+    Of work that another has begun nothing is known; work of the past is obsolete.
+    """
     story = Story()
     story.running()
     version = story.work.commit.version + (0 if seen else 1)
-    with pytest.raises(Stale):
+    with pytest.raises(Stale) as refused:
         story.do(lambda x: x.begin("r2", version, again=not seen))
+    assert isinstance(refused.value, Obsolete) != seen
     state = story.begin(again=True, runner="r2")
     assert (state.attempt, state.runner) == (2, "r2")
 

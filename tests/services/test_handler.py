@@ -127,6 +127,17 @@ async def test_a_stale_read_does_not_refuse(log: Log) -> None:
     assert execution.state.status == "paused"
 
 
+async def test_a_stale_read_does_not_say_that_it_is_so_already(log: Log) -> None:
+    """Before the pause it was not paused: that does not answer a resume after it."""
+    handler = Handler(log.journal, "tester")
+    await handler.handle(KEY, create())
+    await handler.handle(KEY, Pause().decide)
+    journal = FaultyJournal(log.journal, Plan({"read": ["stale"]}))
+    execution = await Handler(journal, "tester").handle(KEY, Resume().decide)
+    assert (execution.state.status, execution.state.version) == ("pending", 3)
+    assert await versions(log) == [1, 2, 3]
+
+
 async def test_a_refusal_that_stands_is_raised_and_leaves_nothing(log: Log) -> None:
     """Both for what is not there and for what does not allow it."""
     handler = Handler(log.journal, "tester")

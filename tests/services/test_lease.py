@@ -109,6 +109,21 @@ async def test_the_end_stops_and_a_signal_is_noted() -> None:
     await other
 
 
+async def test_an_end_from_before_the_work_does_not_stop_it() -> None:
+    """Heard late: a retry has undone it, and this is the work that follows."""
+    end, holdings, work = asyncio.Event(), Holdings(30.0, 10.0), FakeWork()
+    failed = told(KEY, "finished")
+    work.recorded = commit(KEY, failed, route="agents")
+    task, held = hold(work, holdings, end)
+    holding = await held
+    holdings.hear(failed, "me")
+    assert holding.stopped is None
+    holdings.hear(commit(KEY, work.recorded, route="finished"), "me")
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert holding.stopped == "ended"
+
+
 async def test_the_first_reason_to_stop_stands() -> None:
     """A task is cancelled once: a second cancellation would be somebody else's."""
     end, holdings = asyncio.Event(), Holdings(30.0, 10.0)

@@ -26,16 +26,18 @@ from running import (
 )
 
 from events import catalog as e
-from events.commands import AnyCommand, Cancel, Kill
+from events.commands import AnyCommand, Cancel, Kill, Pause, Resume
 from events.commit import Recorded
-from events.errors import Unavailable
+from events.errors import Stale, Unavailable
 from events.execution import Execution
 from events.faulty import FaultyJournal, Plan
 from events.journal import Journal, Work, WorkQueue, unheeded
+from events.messages import Reply
 from events.names import EVENTS, Key, lane_consumer
 from events.spec import Lane, Limits
-from services.agents.loop import Means
+from services.agents.loop import Drive, Means
 from services.handler import Handler
+from services.lease import Holding
 from services.runner import Runner
 from services.tools.base import ToolContext
 
@@ -290,6 +292,133 @@ async def test_a_zombie_drops_what_it_has_and_acknowledges_nothing(
     assert model.asked == {1: 3}
 
 
+class _Frozen(FaultyJournal):
+    """Hands out work only when it is let: ``taken`` tells that some was leased."""
+
+    def __init__(self, inner: Journal) -> None:
+        super().__init__(inner, Plan())
+        self.taken, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def work(
+        self, lane: Lane, *, lease: float = 30.0, key: Key | None = None
+    ) -> WorkQueue:
+        queue = await self.inner.work(lane, lease=lease, key=key)
+        fetch = queue.fetch
+
+        async def slow(limit: int, wait: float) -> list[Work]:
+            works = await fetch(limit, wait)
+            if works:
+                self.taken.set()
+                await self.goes_on.wait()
+            return works
+
+        queue.fetch = slow  # type: ignore[method-assign]
+        return queue
+
+
+async def test_who_comes_late_to_a_work_leaves_it_to_who_began_it(
+    log: Log, world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stopped between taking and beginning, it acknowledges nothing either.
+
+    That the other one still holds the work shows when that one dies.
+    """
+    hang = Hang()
+    work = means(FakeModel([hang, says("third")]), world, tmp_path)
+    await start(log.journal)
+    frozen = _Frozen(log.journal)
+    late = Life(frozen, work, "late", log.brief)
+    await frozen.taken.wait()
+    await expired(log)
+    other = Life(await log.again(), work, "other", log.brief)
+    await hang.begun.wait()
+    frozen.goes_on.set()
+    await so(lambda: "other has this work" in caplog.text)
+    await late.die()
+    await other.die()
+    await expired(log)
+    async with runner(await log.again(), work, "third", lease=log.brief):
+        state = await finished(log.journal)
+    assert (state.output, state.attempt) == ("third", 2)
+
+
+class _Behind(FaultyJournal):
+    """The first answer to every read is of long ago."""
+
+    behind = True
+
+    async def _read(self, key: Key) -> list[Recorded]:
+        history = await super()._read(key)
+        if len(history) <= 2:
+            return history
+        behind, self.behind = self.behind, not self.behind
+        return history[:2] if behind else history
+
+
+async def test_a_signal_does_not_take_a_runner_back_in_time(
+    log: Log, world: World, tmp_path: Path
+) -> None:
+    """What it reads then may be behind, not what it knows: no reply is paid twice."""
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(_: ToolContext) -> None:
+        begun.set()
+        await goes_on.wait()
+
+    world.behave = {"it": wait}
+    model = FakeModel(wants(use("look", "it")), says("found"))
+    await start(log.journal)
+    async with runner(
+        _Behind(log.journal, Plan()), means(model, world, tmp_path), lease=log.brief
+    ) as one:
+        await begun.wait()
+        await order(log.journal, Pause())
+        await order(log.journal, Resume())
+        await so(lambda: any(h.signalled for h in one._holdings.all()))
+        goes_on.set()
+        state = await finished(log.journal)
+    assert (state.output, state.steps) == ("found", 2)
+    assert model.asked == {1: 1, 2: 1}
+
+
+async def test_what_another_attempt_does_is_not_done_by_an_older_one(
+    memory_log: MemoryLog, world: World, tmp_path: Path
+) -> None:
+    """A signal makes it look; the irreversible call that it finds is not its own."""
+    drive = await driven(memory_log, means(script(), world, tmp_path))
+    handler = Handler(memory_log.journal, "runner:other")
+    asked = Reply(model="m", tool_calls=(use("launch", "it"),))
+    await handler.handle(KEY, lambda x: x.begin("other", 1, again=True))
+    await handler.handle(KEY, lambda x: x.respond(2, asked))
+    drive._holding.signalled = True
+    with pytest.raises(Stale, match="attempt 2 has it"):
+        await drive.run(lambda: False)
+    assert world.ran == []
+
+
+async def test_after_its_lease_nothing_more_is_begun(
+    memory_log: MemoryLog, world: World, tmp_path: Path
+) -> None:
+    """Nobody has to tell it: a runner that was stopped looks at the clock."""
+    model = script()
+    drive = await driven(memory_log, means(model, world, tmp_path))
+    drive._holding.since -= 31.0
+    with pytest.raises(Stale, match="the lease ran out"):
+        await drive.run(lambda: False)
+    assert model.asked == {}
+
+
+async def driven(log: MemoryLog, means: Means) -> Drive:
+    """Begin an execution, with a lease of 30 s."""
+    await start(log.journal)
+    handler = Handler(log.journal, "runner:r1")
+    execution = await handler.handle(KEY, lambda x: x.begin("r1", 1))
+    [work] = await (await log.journal.work("agents")).fetch(1, 1.0)
+    task = asyncio.current_task()
+    assert task is not None
+    return Drive(means, handler, execution, Holding(work, task, 30.0, 10.0))
+
+
 class _Deaf(FaultyJournal):
     """Opens lanes with the short lease that the others have."""
 
@@ -458,7 +587,7 @@ async def test_work_of_an_execution_that_went_on_is_acknowledged_and_forgotten(
     async with runner(log.journal, work, lease=log.brief):
         await finished(log.journal)
         await old.give_back()
-        await so(lambda: "this work is done or taken" in caplog.text)
+        await so(lambda: "this work is done" in caplog.text)
     await expired(log)
     assert await queue.fetch(5, 0.1) == []
     await queue.close()

@@ -6,6 +6,7 @@ import pytest
 
 from events.names import LANES
 from events.spec import Lane
+from services.handler import CHANCE
 from services.sharing import (
     AGAIN,
     BACK,
@@ -188,4 +189,4 @@ def test_stepping_back_takes_longer_each_time() -> None:
     """But never so long that slots stay empty for it."""
     for deliveries in (1, 2, 3, 50):
         longest = min(LONGEST_BACK, BACK * 2 ** (deliveries - 1))
-        assert longest / 2 <= pause(deliveries) <= longest
+        assert longest / 2 <= pause(deliveries, CHANCE) <= longest

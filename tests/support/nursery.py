@@ -17,6 +17,9 @@ from typing import Any
 
 import msgspec
 
+LATER = ("gateway.configuration", "services.loglines", "typer._adapters", "uvloop")
+"""What a service imports only when it starts."""
+
 ROOT = Path(__file__).parents[2]
 _PR_SET_PDEATHSIG = 1
 
@@ -117,6 +120,8 @@ def _bear_all() -> None:
     """Fork for each line; whoever has ended is reaped by the kernel."""
     import private  # noqa: PLC0415 - everything, once
 
+    for module in LATER:
+        importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
     for line in sys.stdin.buffer:

@@ -9,6 +9,7 @@
     │   ├── AlreadyExists         the id is taken by a different request
     │   ├── NotAllowedNow         the execution's status forbids it
     │   └── Stale                 another attempt took over; drop what you hold
+    │       └── Obsolete              nor is the work there to do: acknowledge it
     ├── Retryable               the same request may succeed later
     │   ├── Conflict              somebody appended first: read and decide again
     │   ├── OutcomeUnknown        the log did not say whether it stored the append
@@ -66,6 +67,10 @@ class NotAllowedNow(Refused):
 
 class Stale(Refused):
     """Another attempt holds this execution now."""
+
+
+class Obsolete(Stale):
+    """This work is no longer there to do, for nobody."""
 
 
 class Retryable(WakeError):

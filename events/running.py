@@ -11,7 +11,7 @@ from datetime import timedelta
 from events import catalog as e
 from events import control, next_action
 from events.deciding import Deciding
-from events.errors import Stale, ToolFailed
+from events.errors import Obsolete, Stale, ToolFailed
 from events.messages import Outcome, Reply, ToolResult
 from events.state import Call
 
@@ -19,21 +19,26 @@ from events.state import Call
 class Running(Deciding):
     """The decisions of whoever holds the lease."""
 
-    def begin(self, runner: str, version: int, *, again: bool = False) -> None:
+    def begin(self, runner: str, version: int, *, delivery: int = 1) -> None:
         """Take the lease on the work of commit ``version``.
 
-        ``again``: the work was handed out before and its lease ran out, so a
-        status of running means that its runner is gone. Raises Stale when the
-        work is no longer there to do.
+        ``delivery`` is how often it was handed out. Whoever runs it is gone if it
+        was handed out again since then; an older handing out may have lain on the
+        way for any time, and says nothing. Raises Stale when another runner has
+        it, Obsolete when it is no longer there to do.
         """
         state = self.state
-        takeover = again and state.status == "running"
-        if state.work_version != version or not (state.runnable or takeover):
-            raise Stale(f"{self.key} is {state.status}: this work is done or taken")
+        held = state.status == "running"
+        if state.work_version != version or not (state.runnable or held):
+            raise Obsolete(f"{self.key} is {state.status}: this work is done")
+        if held and delivery <= state.delivery:
+            raise Stale(f"{self.key} is running: {state.runner} has this work")
         if state.idle_attempts >= state.agent.limits.max_attempts:
             self._give_up()
             return
-        self.trigger_event(e.Started, runner=runner, attempt=state.attempt + 1)
+        self.trigger_event(
+            e.Started, runner=runner, attempt=state.attempt + 1, delivery=delivery
+        )
         self.note_doubts()
         self._answer_wrong_calls()  # an approval may have edited them
         self._proceed()

@@ -103,7 +103,8 @@ class State(msgspec.Struct, kw_only=True):
     ``active_seconds`` counts running time only, up to ``running_since``.
     ``cost`` is in US dollars and leaves out ``unpriced`` replies, whose price is
     unknown. ``idle_attempts`` counts consecutive starts without progress.
-    ``work_version`` is the last commit that was work for a runner. ``origin`` is
+    ``work_version`` is the last commit that was work for a runner, ``delivery``
+    how often it had been handed out when the last attempt began. ``origin`` is
     the execution and version that it was forked from.
     """
 
@@ -136,6 +137,7 @@ class State(msgspec.Struct, kw_only=True):
     runner: str | None = None
     attempt: int = 0
     idle_attempts: int = 0
+    delivery: int = 1
     chunk: int = 0
     chunk_steps: int = 0
     work_version: int = 0

@@ -41,6 +41,7 @@ CODES: MappingProxyType[type[WakeError], Exit] = MappingProxyType(
         errors.AlreadyExists: Exit.USAGE,
         errors.NotAllowedNow: Exit.USAGE,
         errors.Stale: Exit.FAILED,
+        errors.Obsolete: Exit.FAILED,
         errors.Retryable: Exit.FAILED,
         errors.Conflict: Exit.FAILED,
         errors.OutcomeUnknown: Exit.ENVIRONMENT,

@@ -9,7 +9,14 @@ import logging
 from collections import OrderedDict
 from functools import partial
 
-from events.errors import Conflict, OutcomeUnknown, Stale, Unavailable, WakeError
+from events.errors import (
+    Conflict,
+    Obsolete,
+    OutcomeUnknown,
+    Stale,
+    Unavailable,
+    WakeError,
+)
 from events.execution import Execution
 from events.journal import Journal, Work, WorkQueue
 from events.names import LANES, Key
@@ -267,19 +274,22 @@ class Runner:
         return True
 
     async def _begin(self, work: Work) -> Execution | None:
-        """Take the lease in the log; None if the work is no longer there to do."""
+        """Take the lease in the log; None if the work is no longer there to do.
+
+        Raises Stale if another has it: its message is that one's to acknowledge.
+        """
         recorded = work.recorded
 
         def begin(execution: Execution) -> None:
             execution.begin(
-                self.name, recorded.commit.version, again=work.deliveries > 1
+                self.name, recorded.commit.version, delivery=work.deliveries
             )
 
         known = await self._up_to_date(work)
         begun = known.state.status == "running"
         try:
             execution = await self._handler.handle(recorded.key, begin, known=known)
-        except Stale as error:
+        except Obsolete as error:
             logger.debug("%s: %s", recorded.key, error)
             return None
         if begun:

@@ -7,7 +7,7 @@ from histories import Story, call, kinds, reply, spec
 
 from events import catalog as e
 from events import commands as c
-from events.errors import NotFound, Stale
+from events.errors import NotFound, Obsolete, Stale
 from events.execution import IN_DOUBT
 from events.messages import ToolResult
 from events.next_action import CallModel, RunTools, next_action
@@ -151,9 +151,30 @@ def test_a_lost_lease_is_taken_over_once(*, seen: bool) -> None:
     story.running()
     version = story.work.commit.version + (0 if seen else 1)
     with pytest.raises(Stale):
-        story.do(lambda x: x.begin("r2", version, again=not seen))
+        story.do(lambda x: x.begin("r2", version, delivery=1 + (not seen)))
     state = story.begin(again=True, runner="r2")
     assert (state.attempt, state.runner) == (2, "r2")
+
+
+@pytest.mark.parametrize("delivery", [1, 2, 3])
+def test_a_handing_out_that_lay_on_the_way_takes_nothing_over(delivery: int) -> None:
+    """It was for a process that hung, or got lost for a while: the work went on."""
+    story = Story()
+    story.running()
+    story.do(lambda x: x.begin("r2", 1, delivery=3))
+    with pytest.raises(Stale) as refused:
+        story.do(lambda x: x.begin("r1", 1, delivery=delivery))
+    assert not isinstance(refused.value, Obsolete)
+    assert story.do(lambda x: x.begin("r1", 1, delivery=4)).attempt == 3
+
+
+def test_work_that_is_done_is_there_for_nobody() -> None:
+    """However often it was handed out: it may be acknowledged."""
+    story = Story()
+    story.running()
+    story.respond(text="Done.")
+    with pytest.raises(Obsolete):
+        story.do(lambda x: x.begin("r2", 1, delivery=2))
 
 
 def test_attempts_without_progress_end_it() -> None:

@@ -188,10 +188,14 @@ def _lawful(history: History) -> Iterator[str]:
 
 def _once(history: History) -> Iterator[str]:
     """One start of each attempt, one reply of each step, one result of each call."""
-    attempts = [f.event.attempt for f in history.facts if isinstance(f.event, e.Started)]
+    attempts = [
+        f.event.attempt for f in history.facts if isinstance(f.event, e.Started)
+    ]
     if attempts != list(range(1, len(attempts) + 1)):
         yield f"its attempts are numbered {attempts}"
-    steps = [f.event.step for f in history.facts if isinstance(f.event, e.ModelResponded)]
+    steps = [
+        f.event.step for f in history.facts if isinstance(f.event, e.ModelResponded)
+    ]
     if steps != list(range(1, len(steps) + 1)):
         yield f"its steps are numbered {steps}"
     yield from _twice("the result of call", _results(history))
@@ -238,7 +242,9 @@ def check_effects(log: Iterable[Recorded], ran: Mapping[str, int]) -> list[str]:
             most = 1 + call.again if effect == "irreversible" else call.attempts
             if times > most:
                 findings.append(f"{history.key}: {_ran(call, effect, times, most)}")
-    findings += [f"{key} ran {n} times, and no reply asked for it" for key, n in left.items()]
+    findings += [
+        f"{key} ran {n} times, and no reply asked for it" for key, n in left.items()
+    ]
     return findings
 
 
@@ -288,7 +294,8 @@ def _known(history: History, act: Act) -> int:
     own = (
         recorded.position
         for recorded in history.commits
-        if recorded.commit.by == f"runner:{act.by}" and recorded.position <= act.position
+        if recorded.commit.by == f"runner:{act.by}"
+        and recorded.position <= act.position
     )
     return max(own, default=0)
 

@@ -79,9 +79,7 @@ class Ledger:
             await asyncio.sleep(LOOK)
 
 
-def check_calls(
-    log: Iterable[Recorded], calls: Counter[tuple[str, int]]
-) -> list[str]:
+def check_calls(log: Iterable[Recorded], calls: Counter[tuple[str, int]]) -> list[str]:
     """A reply is asked for once in each attempt that may have begun it.
 
     So what is recorded is never paid for again: whoever starts after the reply

@@ -19,7 +19,14 @@ from ledger import Ledger
 from plan import Plan, Step, Use
 
 from events.catalog import Created
-from events.messages import AssistantMessage, Reply, Request, ToolCall, Usage, UserMessage
+from events.messages import (
+    AssistantMessage,
+    Reply,
+    Request,
+    ToolCall,
+    Usage,
+    UserMessage,
+)
 from events.spec import AgentSpec, Effect, Limits
 from gateway import cli, up
 from gateway.composition import Bench
@@ -84,7 +91,9 @@ class Planned:
         await take_its_time(self._ledger, what)
         on_text("words")
         usage = Usage(input=1, output=1)
-        return Reply(model=self.name, text="words", tool_calls=_calls(what), usage=usage)
+        return Reply(
+            model=self.name, text="words", tool_calls=_calls(what), usage=usage
+        )
 
     async def aclose(self) -> None:
         """Nothing to let go."""

@@ -1,15 +1,12 @@
 """Runners that die, hang, or share a name: what they held is done, and done once."""
 
 import asyncio
-import signal
 import time
 from itertools import product
 
 import pytest
 from fleet import Fleet
 from form import by_form
-from ledger import LOOK
-from nursery import Child
 from plan import Plan, Step, Use, step, steps
 
 from events.state import Status
@@ -22,8 +19,6 @@ POINTS = by_form(
     [("before", 1), ("after", 1), ("before", 4), ("after", 5)],
     list(product(("before", "after"), range(1, APPENDS + 1))),
 )
-LEASE = 2.0
-
 
 @pytest.mark.parametrize(("when", "number"), POINTS)
 async def test_killed_at_an_append(fleet: Fleet, when: str, number: int) -> None:
@@ -40,57 +35,6 @@ async def test_killed_at_an_append(fleet: Fleet, when: str, number: int) -> None
     if number < APPENDS - 1:  # the last may not be reached: results came together
         await fleet.ended(victim)
     await fleet.check()
-
-
-IN_HAND: dict[str, Step] = {
-    "model": step("write", gate="go"),
-    "idempotent": Step((Use("write", gate="go"),)),
-    "irreversible": Step((Use("launch", gate="go"),)),
-}
-"""What a runner can be in the middle of."""
-
-
-@pytest.mark.parametrize("what", by_form(["model", "irreversible"], list(IN_HAND)))
-async def test_a_zombie(fleet: Fleet, what: str) -> None:
-    """SIGSTOP past the lease, then SIGCONT: it drops its work, and serves others.
-
-    There is no reactor: this is what leases alone do.
-    """
-    zombie = await fleet.runner("zombie", lease=LEASE)
-    hold = step("write", gate="late")
-    key = await fleet.start(Plan("e1", (step("launch"), IN_HAND[what], hold)))
-    await fleet.ledger.asked("e1", 2, "zombie")
-    if what != "model":
-        await _ran(fleet, "e1-2-c0")
-    zombie.send(signal.SIGSTOP)
-    other = await fleet.runner("other", lease=LEASE)
-    assert (await fleet.begun(key, attempt=2)).runner == "other"
-    fleet.ledger.open("go")
-    zombie.send(signal.SIGCONT)
-    await _said(zombie, "dropp")
-    await fleet.ledger.asked("e1", 3, "other")
-    fleet.ledger.open("late")
-    (state,) = await fleet.finished(key)
-    assert (state.status, state.attempt) == ("completed", 2)
-    other.send(signal.SIGTERM)
-    await fleet.ended(other)
-    (after,) = await fleet.finished(await fleet.start(Plan("e2", WORK)))
-    assert fleet.ledger.callers("e2", 1) == ["zombie"]
-    assert after.status == "completed"
-    await fleet.check()
-
-
-async def _ran(fleet: Fleet, effect_key: str) -> None:
-    """Wait until a tool has done its work."""
-    while not fleet.ledger.effects()[effect_key]:
-        await asyncio.sleep(LOOK)
-
-
-async def _said(child: Child, what: str) -> None:
-    """Wait until a process has logged something."""
-    while what not in child.err:
-        assert child.alive, child.err
-        await asyncio.sleep(LOOK)
 
 
 async def test_two_of_the_same_name(fleet: Fleet) -> None:

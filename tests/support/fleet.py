@@ -2,8 +2,8 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from plan import Plan
 from private import created
 from waking import environment
 
-from events.errors import WakeError
+from events.catalog import Event
+from events.commit import Recorded
 from events.execution import Execution
 from events.jetstream import JetStreamJournal
 from events.names import DEPARTED_ALL, Key
@@ -134,6 +135,12 @@ class Fleet:
         while child.alive:
             await asyncio.sleep(LOOK)
 
+    async def said(self, child: Child, what: str) -> None:
+        """Wait until a process has logged something."""
+        while what not in child.err:
+            assert child.alive, child.err
+            await asyncio.sleep(LOOK)
+
     # ── executions ───────────────────────────────────────────────────────────
 
     async def start(self, plan: Plan) -> Key:
@@ -146,6 +153,23 @@ class Fleet:
     async def begun(self, key: Key, attempt: int = 1) -> State:
         """Wait until a runner has begun an attempt."""
         return await running.until(self.journal, lambda s: s.attempt >= attempt, key)
+
+    async def begun_by(self, key: Key, runner: str) -> State:
+        """Wait until that runner has begun it."""
+        return await running.until(self.journal, lambda s: s.runner == runner, key)
+
+    async def happened(self, key: Key, wanted: Callable[[Event], bool]) -> Recorded:
+        """Wait for a fact; returns its commit."""
+        async with aclosing(running.commits(self.journal, key)) as recorded:
+            async for one in recorded:
+                if any(map(wanted, one.commit.events)):
+                    return one
+        raise AssertionError
+
+    async def done(self, effect_key: str) -> None:
+        """Wait until a tool has done its work."""
+        while not self.ledger.effects()[effect_key]:
+            await asyncio.sleep(LOOK)
 
     async def finished(self, *keys: Key) -> list[State]:
         """Wait for the ends."""

@@ -102,9 +102,9 @@ class Fleet:
         more |= {"WAKE_RUNNER_NAME": name, "WAKE_RUNNER_LEASE": str(lease)}
         return await self._serving("runner", name, **more)
 
-    async def lifecycle(self, name: str = "lifecycle") -> Child:
+    async def lifecycle(self, name: str = "lifecycle", **more: str) -> Child:
         """Start a lifecycle; returns once it serves."""
-        return await self._serving("lifecycle", name)
+        return await self._serving("lifecycle", name, **more)
 
     async def reactor(self) -> Child:
         """Start a reactor; returns once it hears who is gone."""

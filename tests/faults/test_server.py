@@ -1,0 +1,38 @@
+"""A nats-server that is killed under load, and one that has no room left."""
+
+import asyncio
+
+from fleet import Fleet
+from form import by_form
+from ledger import LOOK
+from nats_server import NatsServer
+from plan import Plan, steps
+from sender import Sender
+
+MANY, ROUNDS = by_form((12, 1), (60, 6))
+
+
+async def test_the_server_killed_under_load(fleet: Fleet, server: NatsServer) -> None:
+    """kill -9 and a restart: every command is answered, every execution ends once."""
+    await fleet.reactor()
+    await fleet.lifecycle()
+    for name in ("r1", "r2"):
+        await fleet.runner(name)
+    async with Sender.open(fleet) as sender, asyncio.TaskGroup() as group:
+        striking = group.create_task(_strike(fleet, server))
+        keys = [await sender.start(Plan(f"e{n}", steps(8))) for n in range(MANY)]
+        await striking
+        await sender.settled(again=True)
+        states = await fleet.finished(*keys)
+    assert {state.status for state in states} == {"completed"}
+    assert all(child.alive for child in fleet.children)
+    await fleet.check()
+
+
+async def _strike(fleet: Fleet, server: NatsServer) -> None:
+    """Kill the server each time so many more replies were asked for."""
+    for number in range(1, ROUNDS + 1):
+        while fleet.ledger.calls().total() < number * MANY:
+            await asyncio.sleep(LOOK)
+        server.kill()
+        server.start()

@@ -250,7 +250,8 @@ class Runner:
 
     async def _work(self, holding: Holding) -> bool:
         """Begin and drive; True once the work message has served its purpose."""
-        execution = await self._begin(holding.work)
+        handler = self._handler.steady()
+        execution = await self._begin(handler, holding.work)
         if execution is None:
             return True
         state, tell = execution.state, self._means.tell
@@ -261,7 +262,7 @@ class Runner:
             f"attempt {state.attempt} by {self.name}",
             attempt=state.attempt,
         )
-        drive = Drive(self._means, self._handler, execution, holding)
+        drive = Drive(self._means, handler, execution, holding)
         execution = await drive.run(lambda: self._draining)
         state = execution.state
         logger.info("attempt %d: %s", state.attempt, state.status)
@@ -273,7 +274,7 @@ class Runner:
             self._keep(execution)
         return True
 
-    async def _begin(self, work: Work) -> Execution | None:
+    async def _begin(self, handler: Handler, work: Work) -> Execution | None:
         """Take the lease in the log; None if the work is no longer there to do.
 
         Raises Stale if another has it: its message is that one's to acknowledge.
@@ -288,7 +289,7 @@ class Runner:
         known = await self._up_to_date(work)
         begun = known.state.status == "running"
         try:
-            execution = await self._handler.handle(recorded.key, begin, known=known)
+            execution = await handler.handle(recorded.key, begin, known=known)
         except Obsolete as error:
             logger.debug("%s: %s", recorded.key, error)
             return None

@@ -13,7 +13,7 @@ from events.state import FINAL
 
 POINTS = by_form(
     [("before", 3, True), ("after", 3, False)],
-    [(when, n, by) for when in ("before", "after") for n in (1, 3, 7) for by in (0, 1)],
+    [(when, n, by) for when in ("before", "after") for n in (2, 3, 7) for by in (0, 1)],
 )
 
 

@@ -1,4 +1,4 @@
-"""A nats-server that is killed under load, and one that has no room left."""
+"""A nats-server that is killed under load."""
 
 import asyncio
 

@@ -24,6 +24,9 @@ LISTEN = BEAT + 0.3
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
+LONGEST = 36_500
+"""Days; what is older than a century no log holds."""
+
 REASON = "nobody held it (wake recover)"
 
 
@@ -107,10 +110,14 @@ def _table(rows: list[Row]) -> Iterator[str]:
 
 def seconds_of(text: str) -> float:
     """Read a time as 90s, 30m, 2h, 1d; raises InvalidInput."""
-    found = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if not found:
-        raise InvalidInput(f"--older-than {text!r:.40}: write a time as 90s, 30m, 2h")
-    return int(found[1]) * UNITS[found[2]]
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    wanted = int(found[1]) * UNITS[found[2]] if found else -1.0
+    if not 0 <= wanted <= LONGEST * UNITS["d"]:
+        raise InvalidInput(
+            f"--older-than {text!r:.40}: write a time as 90s, 30m, 2h, 1d, of at most "
+            f"{LONGEST}d"
+        )
+    return wanted
 
 
 def recover(place: Place, older_than: float, *, dry_run: bool, as_json: bool) -> None:

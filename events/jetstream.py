@@ -84,6 +84,7 @@ class _Ack(msgspec.Struct):
 
 _TRACE = re.compile(rb"\r\n%b: *([^\r\n]*)" % TRACE.encode())
 
+
 class _Reached(msgspec.Struct, frozen=True):
     stream_seq: int = 0
 

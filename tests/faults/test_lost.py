@@ -69,9 +69,7 @@ ALL = [(how, what) for how in LOSSES for what in IN_HAND]
 
 
 @pytest.mark.parametrize(("how", "what"), by_form(SOME, ALL))
-async def test_another_has_it(
-    fleet: Fleet, proxy: Proxy, how: str, what: str
-) -> None:
+async def test_another_has_it(fleet: Fleet, proxy: Proxy, how: str, what: str) -> None:
     """Attempt 2 is another's; who was lost writes nothing, drops it, serves others."""
     loss = LOSSES[how]
     if not loss.by_lease:

@@ -20,6 +20,7 @@ POINTS = by_form(
     list(product(("before", "after"), range(1, APPENDS + 1))),
 )
 
+
 @pytest.mark.parametrize(("when", "number"), POINTS)
 async def test_killed_at_an_append(fleet: Fleet, when: str, number: int) -> None:
     """kill -9 before or after an append: another goes on, long before the lease ends."""

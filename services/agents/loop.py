@@ -178,6 +178,8 @@ class Drive:
             self.execution = await self._handler.handle(
                 self.execution.key, decide, known=self.execution
             )
+            if self.execution.state.idle_attempts == 0:
+                self._holding.clear()
         except TooLarge:
             self.execution = await self._handler.load(self.execution.key)
             raise

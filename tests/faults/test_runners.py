@@ -71,7 +71,7 @@ async def test_poison(fleet: Fleet, what: str) -> None:
     deadly, status = POISON[what]
     await fleet.reactor()
     poison = await fleet.start(Plan("poison", (step("look"), deadly)))
-    others = [await fleet.start(Plan(f"e{n}", steps(6))) for n in range(4)]
+    others = [await fleet.start(Plan(f"e{n}", steps(6, 0.1))) for n in range(8)]
     async with asyncio.TaskGroup() as group:
         supervisor = group.create_task(_keep_one(fleet))
         state, *rest = await fleet.finished(poison, *others)
@@ -82,7 +82,7 @@ async def test_poison(fleet: Fleet, what: str) -> None:
         assert state.failure.error == "too_many_attempts"
         assert "lost without any progress" in state.failure.message
     assert state.attempt <= 1 + state.agent.limits.max_attempts
-    assert [other.status for other in rest] == ["completed"] * 4
+    assert [other.status for other in rest] == ["completed"] * 8
     await fleet.check()
 
 

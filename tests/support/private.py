@@ -41,7 +41,7 @@ EFFECTS: dict[str, Effect] = {
     "write": "idempotent",
     "launch": "irreversible",
 }
-LIMITS = Limits(max_steps=1_000, max_tokens=10_000_000, timeout=600, max_attempts=3)
+LIMITS = Limits(max_steps=1_000, max_tokens=10_000_000, timeout=600)
 AGENT = AgentSpec(
     name="tester",
     model="planned",

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NODE_MODULES := examples/foreign/node_modules/.ready
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench clean
+.PHONY: help run test faults lint types bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -24,6 +24,9 @@ run: .venv/.ready ## an agent explores this directory and reports
 
 test: .venv/.ready $(NODE_MODULES) ## the whole test suite
 	$(BIN)/python -m pytest
+
+faults: .venv/.ready ## the fault suite in its long form: every kill point, larger loads
+	WAKE_FAULTS=long $(BIN)/python -m pytest tests/faults
 
 lint: .venv/.ready ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -5,7 +5,6 @@ import signal
 
 from fleet import Fleet
 from form import by_form
-from nursery import Child
 from plan import Plan, step, steps
 from sender import Sender
 
@@ -53,7 +52,7 @@ async def _churn(sender: Sender, enough: asyncio.Event) -> None:
 
 async def _stuck(fleet: Fleet) -> str:
     """What ``wake recover --dry-run`` finds."""
-    asked: Child = fleet.born("recover", "--older-than", "0s", "--dry-run", "--json")
+    asked = fleet.born("recover", "--older-than", "0s", "--dry-run", "--json")
     await fleet.ended(asked)
     assert asked.err == ""
     return asked.out

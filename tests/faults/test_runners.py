@@ -23,7 +23,7 @@ POINTS = by_form(
 
 @pytest.mark.parametrize(("when", "number"), POINTS)
 async def test_killed_at_an_append(fleet: Fleet, when: str, number: int) -> None:
-    """kill -9 before or after an append: another goes on, long before the lease ends."""
+    """Before or after it, by kill -9: another goes on, long before the lease ends."""
     await fleet.reactor()
     victim = await fleet.runner("victim", WAKE_CRASH=f"append.{when}:{number}")
     key = await fleet.start(Plan("e1", WORK))

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from services.handler import Handler
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator
 
 NEVER = "scripted?delay_ms=60000"
 SLOW = "scripted?delay_ms=300"

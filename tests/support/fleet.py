@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import auditor
 import msgspec
 import running
 from auditor import Sent
-from ledger import LOOK, Ledger, check_calls
+from ledger import LOOK, Ledger, check_calls, seen
 from nats_server import NatsServer
 from nursery import Child, Nursery
 from plan import Plan
@@ -23,12 +24,13 @@ from events.commit import Recorded
 from events.execution import Execution
 from events.jetstream import JetStreamJournal
 from events.names import DEPARTED_ALL, Key
-from events.pinned import JetStreamInbox
 from events.state import State
 from events.wire import Wire
 from services.handler import Handler
-from services.requests import Answer
 from services.stuck import find_stuck
+
+if TYPE_CHECKING:
+    from services.requests import Answer
 
 ACCOUNTS = """
 accounts {
@@ -37,6 +39,7 @@ accounts {
 }
 system_account: SYS
 """
+PASSWORDS = {"wake": "w", "system": "s"}
 USER = "ada"
 LIMIT = 60.0
 """Seconds until a test gives up on something."""
@@ -48,8 +51,15 @@ EVER = -1e6
 class Fleet:
     """A server, the processes that a test starts, and the test's own connection."""
 
-    def __init__(self, folder: Path, nursery: Nursery, server: NatsServer) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        nursery: Nursery,
+        server: NatsServer,
+        journal: JetStreamJournal,
+    ) -> None:
         self.server, self._folder, self._nursery = server, folder, nursery
+        self.journal, self.wire = journal, journal.wire
         self.ledger = Ledger(folder / "ledger")
         self.children: list[Child] = []
         self.sent: list[Sent] = []
@@ -62,18 +72,14 @@ class Fleet:
         cls, folder: Path, nursery: Nursery, server: NatsServer
     ) -> AsyncIterator["Fleet"]:
         """Connect; end every process in the end."""
-        fleet = cls(folder, nursery, server)
-        fleet.wire = await Wire.connect(server.url, user="wake", password="w")
+        wire = await Wire.connect(server.url, user="wake", password=PASSWORDS["wake"])
+        fleet = cls(folder, nursery, server, await JetStreamJournal.open(wire))
         try:
-            fleet.journal = await JetStreamJournal.open(fleet.wire)
             yield fleet
         finally:
             for child in fleet.children:
                 child.close()
-            await fleet.wire.close()
-
-    wire: Wire
-    journal: JetStreamJournal
+            await wire.close()
 
     # ── processes ────────────────────────────────────────────────────────────
 
@@ -82,7 +88,7 @@ class Fleet:
         number = next(self._names)
         variables = {
             "WAKE_NATS": self.server.url,
-            "WAKE_NATS_PASSWORD": "w",
+            "WAKE_NATS_PASSWORD": PASSWORDS["wake"],
             "WAKE_DATA": str(self._folder / "data"),
             "FAULTS_LEDGER": str(self._folder / "ledger"),
             "FAULTS_NAME": name,
@@ -108,7 +114,8 @@ class Fleet:
 
     async def reactor(self) -> Child:
         """Start a reactor; returns once it hears who is gone."""
-        child = await self._serving("reactor", "reactor", WAKE_NATS_SYSTEM_PASSWORD="s")
+        secret = {"WAKE_NATS_SYSTEM_PASSWORD": PASSWORDS["system"]}
+        child = await self._serving("reactor", "reactor", **secret)
         async with self.system() as system:
             while not await _heard(system, DEPARTED_ALL):  # noqa: ASYNC110 - another's
                 await asyncio.sleep(LOOK)
@@ -124,7 +131,9 @@ class Fleet:
     @asynccontextmanager
     async def system(self) -> AsyncIterator[Wire]:
         """Connect to the system account."""
-        wire = await Wire.connect(self.server.url, user="system", password="s")
+        wire = await Wire.connect(
+            self.server.url, user="system", password=PASSWORDS["system"]
+        )
         try:
             yield wire
         finally:
@@ -132,8 +141,7 @@ class Fleet:
 
     async def ended(self, child: Child) -> None:
         """Wait for the end of a process."""
-        while child.alive:
-            await asyncio.sleep(LOOK)
+        await seen(lambda: not child.alive)
 
     async def said(self, child: Child, what: str) -> None:
         """Wait until a process has logged something."""
@@ -168,8 +176,7 @@ class Fleet:
 
     async def done(self, effect_key: str) -> None:
         """Wait until a tool has done its work."""
-        while not self.ledger.effects()[effect_key]:
-            await asyncio.sleep(LOOK)
+        await seen(lambda: self.ledger.effects()[effect_key])
 
     async def finished(self, *keys: Key) -> list[State]:
         """Wait for the ends."""
@@ -182,9 +189,10 @@ class Fleet:
     async def check(self, parked: Iterable[Key] = ()) -> None:
         """Hold the whole log, and what was done, against every promise."""
         async with asyncio.timeout(LIMIT):
-            assert await self._findings(tuple(parked)) == []
+            assert await self.findings(tuple(parked)) == []
 
-    async def _findings(self, parked: tuple[Key, ...]) -> list[str]:
+    async def findings(self, parked: tuple[Key, ...] = ()) -> list[str]:
+        """Say in words what does not hold."""
         log = await auditor.read_all(self.journal)
         handler = Handler(self.journal, "tester")
         return [

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import auditor
@@ -12,7 +12,13 @@ from events import catalog as e
 from events.commit import Recorded
 
 LOOK = 0.01
-"""Seconds between two looks at a gate."""
+"""Seconds between two looks at what nobody announces."""
+
+
+async def seen(condition: Callable[[], object]) -> None:
+    """Wait for what nobody announces."""
+    while not condition():  # noqa: ASYNC110 - see above
+        await asyncio.sleep(LOOK)
 
 
 class Ledger:
@@ -55,8 +61,8 @@ class Ledger:
 
     async def passed(self, gate: str) -> None:
         """Wait until a gate is open; without a name there is none."""
-        while gate and not (self._folder / f"gate-{gate}").exists():
-            await asyncio.sleep(LOOK)
+        if gate:
+            await seen((self._folder / f"gate-{gate}").exists)
 
     # ── what was counted ─────────────────────────────────────────────────────
 
@@ -75,8 +81,7 @@ class Ledger:
 
     async def asked(self, execution: str, step: int, runner: str) -> None:
         """Wait until a runner asks for a reply."""
-        while runner not in self.callers(execution, step):
-            await asyncio.sleep(LOOK)
+        await seen(lambda: runner in self.callers(execution, step))
 
 
 def check_calls(log: Iterable[Recorded], calls: Counter[tuple[str, int]]) -> list[str]:

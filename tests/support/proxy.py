@@ -60,7 +60,7 @@ class Proxy:
             self._through[way].clear()
 
     def slow(self, delay: float, pace: float) -> None:
-        """Let everything take ``delay`` seconds, and at most ``pace`` bytes a second."""
+        """Let all take ``delay`` seconds, and at most ``pace`` bytes pass a second."""
         self._delay, self._pace = delay, 1 / pace
 
     def mend(self) -> None:

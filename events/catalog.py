@@ -104,11 +104,16 @@ class StartAbandoned(Event, frozen=True, kw_only=True, tag="start_abandoned.v1")
     """It was admitted and never created; closed so that it never will be."""
 
 
-class Started(Event, frozen=True, kw_only=True, tag="started.v1"):
-    """A runner took the lease."""
+class Started(Event, frozen=True, kw_only=True, tag="started.v1", omit_defaults=True):
+    """A runner took the lease, with the ``delivery``-th handing out of the work.
+
+    ``own``: the work came through a queue of this execution alone.
+    """
 
     runner: str
     attempt: int
+    delivery: int = 1
+    own: bool = False
 
 
 class ModelResponded(

@@ -137,10 +137,11 @@ class Execution(Running):
         self._end("cancelled")
 
     @event(e.Started)
-    def _(self, runner: str, attempt: int) -> None:
+    def _(self, runner: str, attempt: int, delivery: int, own: bool) -> None:  # noqa: FBT001 - the event's field
         state = self.state
         self._stop(state.updated_at or self.now)
         state.status, state.runner, state.attempt = "running", runner, attempt
+        state.delivery, state.own = delivery, own
         state.idle_attempts += 1
         state.running_since = self.now
         state.started_at = state.started_at or self.now

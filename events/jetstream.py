@@ -84,6 +84,18 @@ class _Ack(msgspec.Struct):
 
 _TRACE = re.compile(rb"\r\n%b: *([^\r\n]*)" % TRACE.encode())
 
+
+class _Reached(msgspec.Struct, frozen=True):
+    stream_seq: int = 0
+
+
+class _Lane(msgspec.Struct):
+    delivered: _Reached = _Reached()
+    ack_floor: _Reached = _Reached()
+    num_ack_pending: int = 0
+
+
+_lane = msgspec.json.Decoder(_Lane)
 _ack = msgspec.json.Decoder(_Ack)
 
 
@@ -198,13 +210,24 @@ class JetStreamJournal(Journal):
 
     async def handed_out(self, lane: Lane, *, key: Key | None = None) -> int:
         """Return the position of the newest work that was ever leased."""
+        return (await self._lane(lane, key)).delivered.stream_seq
+
+    async def settled(self, lane: Lane) -> int:
+        """Return the position up to which the lane's consumer had every ack."""
+        lane_now = await self._lane(lane, None)
+        if not lane_now.num_ack_pending:
+            return lane_now.delivered.stream_seq
+        return lane_now.ack_floor.stream_seq
+
+    async def _lane(self, lane: Lane, key: Key | None) -> "_Lane":
+        """Ask how far the consumer of a lane is."""
         try:
             answer = await self.wire.api(
                 f"CONSUMER.INFO.{EVENTS}.{lane_consumer(lane, key)}"
             )
         except ApiError:
-            return 0  # nobody ever opened that lane
-        return int(msgspec.json.decode(answer)["delivered"]["stream_seq"])
+            return _Lane()  # nobody ever opened that lane
+        return _lane.decode(answer)
 
     async def work(
         self, lane: Lane, *, lease: float = 30.0, key: Key | None = None

@@ -285,6 +285,13 @@ class Journal(ABC):
     async def handed_out(self, lane: Lane, *, key: Key | None = None) -> int:
         """Return the position of the newest work that was ever leased (0: none)."""
 
+    async def settled(self, lane: Lane) -> int:  # noqa: ARG002 - the port's
+        """Return a position up to which all work of a lane is settled for good.
+
+        What is beyond it may be handed out once more. 0 if that cannot be told.
+        """
+        return 0
+
     @abstractmethod
     def hear(
         self, heard: Callable[[Recorded], None], missed: Callable[[], None] = unheeded

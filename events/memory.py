@@ -117,6 +117,13 @@ class MemoryJournal(Journal):
         leases = self._leases.get((lane, key))
         return leases.seen if leases else 0
 
+    async def settled(self, lane: Lane) -> int:
+        """Return the position before the oldest work that is leased or given back."""
+        leases = self._leases.get((lane, None))
+        if leases is None:
+            return 0
+        return min(leases.open, default=leases.seen + 1) - 1
+
     @asynccontextmanager
     async def hear(
         self, heard: Callable[[Recorded], None], missed: Callable[[], None] = unheeded

@@ -20,23 +20,35 @@ from events.state import Call
 class Running(Deciding):
     """The decisions of whoever holds the lease."""
 
-    def begin(self, runner: str, version: int, *, again: bool = False) -> None:
+    def begin(
+        self, runner: str, version: int, *, delivery: int = 1, own: bool = False
+    ) -> None:
         """Take the lease on the work of commit ``version``.
 
-        ``again``: the work was handed out before and its lease ran out, so a
-        status of running means that its runner is gone. Raises Stale when
-        another runner has begun it, Obsolete when it is no longer there to do.
+        ``delivery`` is how often it was handed out. Whoever runs it is gone if it
+        was handed out again since then; an older handing out may have lain on the
+        way for any time, and says nothing. Nor does one by another queue: ``own``
+        is that of this execution alone. Raises Stale when another runner has it,
+        Obsolete when it is no longer there to do.
         """
         state = self.state
         held = state.status == "running"
         if state.work_version != version or not (state.runnable or held):
             raise Obsolete(f"{self.key} is {state.status}: this work is done")
-        if held and not again:
+        if held and own != state.own:
+            raise Obsolete(f"{self.key} is running: {state.runner} leases it elsewhere")
+        if held and delivery <= state.delivery:
             raise Stale(f"{self.key} is running: {state.runner} has this work")
         if state.idle_attempts >= state.agent.limits.max_attempts:
             self._give_up()
             return
-        self.trigger_event(e.Started, runner=runner, attempt=state.attempt + 1)
+        self.trigger_event(
+            e.Started,
+            runner=runner,
+            attempt=state.attempt + 1,
+            delivery=delivery,
+            own=own,
+        )
         self.note_doubts()
         self._answer_wrong_calls()  # an approval may have edited them
         self._proceed()

@@ -103,8 +103,10 @@ class State(msgspec.Struct, kw_only=True):
     ``active_seconds`` counts running time only, up to ``running_since``.
     ``cost`` is in US dollars and leaves out ``unpriced`` replies, whose price is
     unknown. ``idle_attempts`` counts consecutive starts without progress.
-    ``work_version`` is the last commit that was work for a runner. ``origin`` is
-    the execution and version that it was forked from.
+    ``work_version`` is the last commit that was work for a runner, ``delivery``
+    how often it had been handed out when the last attempt began, ``own`` whether
+    that was through a queue of this execution alone. ``origin`` is the execution
+    and version that it was forked from.
     """
 
     user: str
@@ -136,6 +138,8 @@ class State(msgspec.Struct, kw_only=True):
     runner: str | None = None
     attempt: int = 0
     idle_attempts: int = 0
+    delivery: int = 1
+    own: bool = False
     chunk: int = 0
     chunk_steps: int = 0
     work_version: int = 0

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import msgspec
 import uvloop
@@ -40,8 +41,8 @@ def show(place: Place, *, as_json: bool) -> None:
     place.check()
 
     async def main() -> list[Row]:
-        async with open_log(held) as log:
-            return [_row(seen) for seen in (await _listen(log)).live()]
+        async with open_log(held) as log, _listening(log) as roll:
+            return [_row(seen) for seen in roll.live()]
 
     with hold(place, wait=BRIEFLY) as held:
         rows = uvloop.run(main())
@@ -53,13 +54,19 @@ def show(place: Place, *, as_json: bool) -> None:
         put(line)
 
 
-async def _listen(log: Log) -> Roll:
-    """Hear every runner once; on a folder that nobody serves there are none."""
+@asynccontextmanager
+async def _listening(log: Log) -> AsyncIterator[Roll]:
+    """Have heard every runner once, and go on hearing them.
+
+    On a folder that nobody serves there are none.
+    """
     roll = Roll()
-    if log.server is None:
-        async with NatsPresences(log.wire).hear(roll.hear):
-            await asyncio.sleep(LISTEN)
-    return roll
+    if log.server is not None:
+        yield roll
+        return
+    async with NatsPresences(log.wire).hear(roll.hear):
+        await asyncio.sleep(LISTEN)
+        yield roll
 
 
 def _row(seen: Seen) -> Row:
@@ -101,8 +108,7 @@ def recover(place: Place, older_than: float, *, dry_run: bool, as_json: bool) ->
     async def main() -> list[tuple[Stuck, bool]]:
         async with open_log(held) as log:
             handler = Handler(log.journal, "operator")
-            roll = await _listen(log)
-            found = [s async for s in find_stuck(handler, roll.held(), older_than)]
+            found = await _find(log, handler, older_than)
             if dry_run:
                 return [(stuck, False) for stuck in found]
             return [(s, await put_back(handler, s, REASON)) for s in found]
@@ -116,6 +122,27 @@ def recover(place: Place, older_than: float, *, dry_run: bool, as_json: bool) ->
             put(_told(stuck, done=done, dry_run=dry_run))
     if not found and not as_json:
         put("nothing is stuck: whatever says running is in a runner's hands")
+
+
+async def _find(log: Log, handler: Handler, older_than: float) -> list[Stuck]:
+    """Find what is stuck, and still is after every runner has spoken once more.
+
+    So what was changing hands or ending at the moment is not among it. Where
+    nobody serves, nobody holds anything, and no lease is waited for.
+    """
+    served = log.server is None
+
+    async def look() -> list[Stuck]:
+        found = find_stuck(handler, roll.held(), older_than, leases=served)
+        return [stuck async for stuck in found]
+
+    async with _listening(log) as roll:
+        first = await look()
+        if not first or not served:
+            return first
+        await asyncio.sleep(LISTEN)
+        again = await look()
+    return [stuck for stuck in again if stuck in first]
 
 
 def _told(stuck: Stuck, *, done: bool, dry_run: bool) -> str:

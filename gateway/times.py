@@ -9,12 +9,20 @@ from services.handler import utc_now
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+LONGEST = 36_500
+"""Days; what is a century away no log has seen, nor will see."""
+
+
 def seconds_of(text: str, flag: str) -> float:
     """Read a duration as 90s, 30m, 2h, 1d; raises InvalidInput."""
-    found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
-    if not found:
-        raise InvalidInput(f"{flag} {text!r:.40}: write a time as 90s, 30m, 2h, 1d")
-    return int(found[1]) * UNITS[found[2]]
+    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
+    seconds = int(found[1]) * UNITS[found[2]] if found else -1.0
+    if not 0 <= seconds <= LONGEST * UNITS["d"]:
+        raise InvalidInput(
+            f"{flag} {text!r:.40}: write a time as 90s, 30m, 2h, 1d, of at most "
+            f"{LONGEST}d"
+        )
+    return seconds
 
 
 def moment_of(text: str, flag: str) -> datetime:

@@ -5,9 +5,11 @@ appended first, the history is read again and the decision is made again; an
 old decision is never put behind a new commit.
 """
 
+import asyncio
+import copy
 import random
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from events.blobs import pack
@@ -33,6 +35,13 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def steady(clock: Clock) -> Clock:
+    """Return a clock that goes on from what ``clock`` shows now, and never jumps."""
+    loop, shown = asyncio.get_running_loop(), clock()
+    since = loop.time()
+    return lambda: shown + timedelta(seconds=loop.time() - since)
+
+
 class Handler:
     """Decides and appends on behalf of ``by``, at the time that ``clock`` tells.
 
@@ -48,6 +57,15 @@ class Handler:
     ) -> None:
         self.journal, self.by, self.clock = journal, by, clock
         self._ids = (f"{chance.randbytes(6).hex()}-{number}" for number in count(1))
+
+    def steady(self) -> "Handler":
+        """Return the same, for one attempt: running time is not for clocks to change.
+
+        A clock that is set forward would end whatever has a limit of time.
+        """
+        one = copy.copy(self)
+        one.clock = steady(self.clock)
+        return one
 
     async def load(self, key: Key, *, at_least: int = 0) -> Execution:
         """Fold an execution from the log; version 0 if there is none."""

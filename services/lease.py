@@ -42,6 +42,8 @@ class Holding:
     signalled: bool = False
     flight: asyncio.Timeout | None = None
     """What is in flight: a model call, tools; a cancel lets it take its grace."""
+    turn: asyncio.Lock | None = None
+    """The runner's only one for suspects, as long as this is the suspect."""
 
     @property
     def key(self) -> Key:
@@ -52,6 +54,17 @@ class Holding:
     def over(self) -> bool:
         """The lease ran out: the execution may be another's by now."""
         return now() - self.since >= self.lease
+
+    async def wait_for(self, turn: asyncio.Lock) -> None:
+        """Wait until no other suspect of this runner is under way."""
+        await turn.acquire()
+        self.turn = turn
+
+    def clear(self) -> None:
+        """Be no suspect any more; asking twice is fine."""
+        if self.turn is not None:
+            self.turn.release()
+            self.turn = None
 
     def hasten(self) -> None:
         """Give what is in flight its grace; asked again: what is left of it."""
@@ -118,6 +131,7 @@ class Holdings:
 
     def drop(self, holding: Holding) -> None:
         """Hold it no more."""
+        holding.clear()
         held = self._by_key[holding.key]
         held.remove(holding)
         metrics.held(-1)

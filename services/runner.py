@@ -44,6 +44,14 @@ IDLE = 5.0
 GRACE = 10.0
 """Seconds that a cancel waits for the model call or the tools in flight."""
 
+SUSPECT = 2
+"""Starts in a row of which nothing came, after which one is begun by itself.
+
+It may be what took its runners down, or may only have shared them with that. Of
+those only one at a time is under way, until something comes of it: so whoever
+takes the next runner down takes none of the others' attempts with it.
+"""
+
 UNREACHABLE = 0.2
 """Seconds to wait before asking again a server that did not answer."""
 
@@ -89,6 +97,7 @@ class Runner:
         self._loads = asyncio.Semaphore(LOADS)
         self._takers: list[asyncio.Task[None]] = []
         self._draining = False
+        self._suspects = asyncio.Lock()
 
     async def run(self) -> None:
         """Work until ``drain`` was asked for and everything in hand is settled."""
@@ -251,7 +260,8 @@ class Runner:
 
     async def _work(self, holding: Holding) -> bool:
         """Begin and drive; True once the work message has served its purpose."""
-        execution = await self._begin(holding.work)
+        handler = self._handler.steady()
+        execution = await self._begin(handler, holding)
         if execution is None:
             return True
         state, tell = execution.state, self._means.tell
@@ -262,7 +272,7 @@ class Runner:
             f"attempt {state.attempt} by {self.name}",
             attempt=state.attempt,
         )
-        drive = Drive(self._means, self._handler, execution, holding)
+        drive = Drive(self._means, handler, execution, holding)
         execution = await drive.run(lambda: self._draining)
         state = execution.state
         logger.info("attempt %d: %s", state.attempt, state.status)
@@ -274,22 +284,28 @@ class Runner:
             self._keep(execution)
         return True
 
-    async def _begin(self, work: Work) -> Execution | None:
+    async def _begin(self, handler: Handler, holding: Holding) -> Execution | None:
         """Take the lease in the log; None if the work is no longer there to do.
 
         Raises Stale if another has it: its message is that one's to acknowledge.
         """
+        work = holding.work
         recorded = work.recorded
 
         def begin(execution: Execution) -> None:
             execution.begin(
-                self.name, recorded.commit.version, again=work.deliveries > 1
+                self.name,
+                recorded.commit.version,
+                delivery=work.deliveries,
+                own=self._only is not None,
             )
 
         known = await self._up_to_date(work)
         begun = known.state.status == "running"
+        if known.state.idle_attempts >= SUSPECT:
+            await holding.wait_for(self._suspects)
         try:
-            execution = await self._handler.handle(
+            execution = await handler.handle(
                 recorded.key, self._means.informed(begin), known=known
             )
         except Obsolete as error:

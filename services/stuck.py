@@ -37,15 +37,17 @@ class Stuck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def find_stuck(
-    handler: Handler, held: set[Key], older_than: float
+    handler: Handler, held: set[Key], older_than: float, *, leases: bool = False
 ) -> AsyncIterator[Stuck]:
     """Yield what is stuck for ``older_than`` seconds; ``held`` is in good hands.
 
     A work that waits in its lane is not stuck, however long: it was never handed
-    out. Damaged histories are left out, whoever asks for them is told.
+    out; nor, if ``leases`` are left to run out, one that comes again because it
+    was given back. Damaged histories are left out, whoever asks for them is told.
     """
     journal = handler.journal
-    handed_out = {lane: await journal.handed_out(lane) for lane in LANES}
+    reached = journal.settled if leases else journal.handed_out
+    gone = {lane: await reached(lane) for lane in LANES}
     newest = handler.clock() - timedelta(seconds=older_than)
     for last in await unfinished(journal):
         if last.key in held:
@@ -54,7 +56,7 @@ async def find_stuck(
             state = (await handler.load(last.key)).state
         except Corrupt:
             continue
-        waits = state.runnable and last.position > handed_out[state.lane]
+        waits = state.runnable and last.position > gone[state.lane]
         since = state.updated_at or newest
         if waits or since > newest or not (state.runnable or state.status == "running"):
             continue

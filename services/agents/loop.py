@@ -212,6 +212,8 @@ class Drive:
             self.execution = await self._handler.handle(
                 self.execution.key, self._means.informed(decide), known=self.execution
             )
+            if self.execution.state.idle_attempts == 0:
+                self._holding.clear()
         except TooLarge:
             await self._reload()
             raise

@@ -308,7 +308,9 @@ class ExecutionMachine(RuleBasedStateMachine):
         assert self._begin(version, again=again) == there
 
     def _begin(self, version: int, *, again: bool) -> bool:
-        took = self._decide(lambda x: x.begin("r", version, again=again))
+        took = self._decide(
+            lambda x: x.begin("r", version, delivery=self.state.delivery + again)
+        )
         if took:
             self.holders.append(Holder(self.state.attempt, self.story.load()))
         return took

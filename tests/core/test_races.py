@@ -144,6 +144,22 @@ def test_the_result_of_an_older_attempt_is_dropped() -> None:
     assert len(story.log) == 3
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_another_queue_takes_nothing_over(*, own: bool) -> None:
+    """However often it handed the work out: ``wake run`` has a queue of its own."""
+    story = Story()
+    story.start()
+    version = story.work.commit.version
+    story.do(lambda x: x.begin("r1", version, own=own))
+    for delivery in (1, 2, 9):
+        with pytest.raises(Obsolete):
+            story.do(
+                lambda x, n=delivery: x.begin("r2", version, delivery=n, own=not own)
+            )
+    state = story.do(lambda x: x.begin("r3", version, delivery=2, own=own))
+    assert (state.attempt, state.runner) == (2, "r3")
+
+
 @pytest.mark.parametrize("seen", [True, False])
 def test_a_lost_lease_is_taken_over_once(*, seen: bool) -> None:
     """Only a redelivery may take over, and only work that is the newest.
@@ -154,10 +170,31 @@ def test_a_lost_lease_is_taken_over_once(*, seen: bool) -> None:
     story.running()
     version = story.work.commit.version + (0 if seen else 1)
     with pytest.raises(Stale) as refused:
-        story.do(lambda x: x.begin("r2", version, again=not seen))
+        story.do(lambda x: x.begin("r2", version, delivery=1 + (not seen)))
     assert isinstance(refused.value, Obsolete) != seen
     state = story.begin(again=True, runner="r2")
     assert (state.attempt, state.runner) == (2, "r2")
+
+
+@pytest.mark.parametrize("delivery", [1, 2, 3])
+def test_a_handing_out_that_lay_on_the_way_takes_nothing_over(delivery: int) -> None:
+    """It was for a process that hung, or got lost for a while: the work went on."""
+    story = Story()
+    story.running()
+    story.do(lambda x: x.begin("r2", 1, delivery=3))
+    with pytest.raises(Stale) as refused:
+        story.do(lambda x: x.begin("r1", 1, delivery=delivery))
+    assert not isinstance(refused.value, Obsolete)
+    assert story.do(lambda x: x.begin("r1", 1, delivery=4)).attempt == 3
+
+
+def test_work_that_is_done_is_there_for_nobody() -> None:
+    """However often it was handed out: it may be acknowledged."""
+    story = Story()
+    story.running()
+    story.respond(text="Done.")
+    with pytest.raises(Obsolete):
+        story.do(lambda x: x.begin("r2", 1, delivery=2))
 
 
 def test_attempts_without_progress_end_it() -> None:

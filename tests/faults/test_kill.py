@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import waking
+from form import by_form
 
 from events.jetstream import JetStreamJournal
 from events.wire import Wire
@@ -50,7 +53,7 @@ def place(tmp_path: Path) -> Place:
 
 def wake(place: Place, *arguments: str, crash: str = "") -> "subprocess.Popen[str]":
     """Start ``wake`` on the data folder, armed to crash or not."""
-    environment = {**os.environ, "WAKE_CRASH": crash}
+    environment = waking.environment(WAKE_CRASH=crash)
     return subprocess.Popen(
         [sys.executable, "-m", "gateway.cli", *arguments, "--data", str(place.data)],
         stdout=subprocess.PIPE,
@@ -141,8 +144,13 @@ def test_the_run_without_a_crash(place: Place) -> None:
     check_whole(place, [], after)
 
 
-@pytest.mark.parametrize("number", range(1, APPENDS + 1))
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("when", "number"),
+    by_form(
+        [("before", 1), ("after", 1), ("before", 4), ("after", 6), ("before", 8)],
+        list(product(("before", "after"), range(1, APPENDS + 1))),
+    ),
+)
 def test_killed_at_an_append(place: Place, when: str, number: int) -> None:
     """The process dies before or after an append; the resumed run completes."""
     code, out, _ = ended(start(place, crash=f"append.{when}:{number}"))
@@ -176,7 +184,7 @@ def wait_for_step(process: "subprocess.Popen[str]", number: int) -> None:
     raise AssertionError(f"the run ended before step {number}")
 
 
-@pytest.mark.parametrize("number", [1, 3, 5, 6])
+@pytest.mark.parametrize("number", by_form([3], [1, 3, 5, 6]))
 def test_the_server_killed(place: Place, number: int) -> None:
     """The nats-server dies under the run, which says so; resumed, it completes."""
     process = start(place, model="scripted?delay_ms=150")
@@ -189,7 +197,7 @@ def test_the_server_killed(place: Place, number: int) -> None:
     check_whole(place, before, resume(place, before))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(by_form(1, 12)))
 def test_killed_at_random(place: Place, seed: int) -> None:
     """The process dies at any moment; resumed, the run completes."""
     chance = random.Random(seed)  # noqa: S311 - a schedule, no secret

@@ -245,6 +245,22 @@ async def test_what_was_handed_out_is_remembered(log: Log) -> None:
     assert await log.journal.handed_out("agents", key=KEY) == 0
 
 
+async def test_what_is_settled_for_good_is_known(log: Log) -> None:
+    """Not what is leased, nor what was given back, nor anything beyond it."""
+    await jobs(log.journal, 3)
+    assert await log.journal.settled("agents") == 0
+    async with lane(log.journal) as queue:
+        works = await fetch(queue, 3)
+        first, second, third = (work.recorded for work in works)
+        await works[2].done()
+        await works[1].give_back(60.0)
+        assert await log.journal.settled("agents") == 0
+        await works[0].done()
+        assert first.position <= await log.journal.settled("agents") < second.position
+        await works[1].done()
+        assert await log.journal.settled("agents") == third.position
+
+
 # ── JetStream only ───────────────────────────────────────────────────────────
 
 

@@ -1,4 +1,5 @@
 import asyncio
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -263,3 +264,31 @@ async def test_a_history_that_does_not_start_with_a_creation_can_still_be_loaded
     await write(log.journal, KEY, ["log"])
     execution = await Handler(log.journal, "tester").load(KEY)
     assert execution.state.version == 1
+
+
+async def test_a_steady_handler_does_not_follow_a_clock_that_jumps(log: Log) -> None:
+    """It begins at what the clock shows, and goes on by the event loop's time."""
+    shown = [datetime(2026, 1, 1, tzinfo=UTC)]
+    handler = Handler(log.journal, "tester", lambda: shown[0])
+    steady = handler.steady()
+    began = asyncio.get_running_loop().time()
+    shown[0] += timedelta(hours=1)
+    assert handler.clock() == shown[0]
+    await steady.handle(KEY, create())
+    [stored] = await log.journal.read(KEY)
+    passed = (stored.commit.at - datetime(2026, 1, 1, tzinfo=UTC)).total_seconds()
+    assert 0 <= passed <= asyncio.get_running_loop().time() - began + 0.001
+    assert handler.steady().clock() >= shown[0]
+
+
+async def test_a_steady_handler_takes_no_id_twice(log: Log) -> None:
+    """Or an append of the one would pass for the other's."""
+    handler = Handler(log.journal, "tester")
+    for number, one in enumerate((handler, handler.steady(), handler.steady())):
+        await one.handle(Key("ada", f"run-{number}"), create())
+    ids = [
+        commit.commit.id
+        for number in range(3)
+        for commit in await log.journal.read(Key("ada", f"run-{number}"))
+    ]
+    assert len(set(ids)) == 3

@@ -117,7 +117,8 @@ class Story:
     def begin(self, *, again: bool = False, runner: str = "r1") -> State:
         """Let a runner take the newest work."""
         version = self.work.commit.version
-        return self.do(lambda x: x.begin(runner, version, again=again))
+        delivery = self.load().state.delivery + again
+        return self.do(lambda x: x.begin(runner, version, delivery=delivery))
 
     def respond(self, *calls: ToolCall, text: str = "", **said: Any) -> State:
         """Let the model answer the attempt that is under way."""

@@ -226,7 +226,7 @@ class World:
             self.loop.go_on(process)
 
     async def _end(self, people: list[Person]) -> None:
-        """All comes to its end, and every process ends when told: nobody announces it."""
+        """All comes to its end, and every process ends when told to."""
         try:
             async with asyncio.timeout(CALM):
                 for person in people:

@@ -19,7 +19,6 @@ from events.jetstream import JetStreamJournal
 from events.names import Key
 from events.spec import AgentSpec
 from events.wire import Wire
-from gateway import roll
 from services.handler import Handler
 
 if TYPE_CHECKING:
@@ -180,21 +179,6 @@ def test_where_there_is_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "5", "m", "-1m", "1.5h", "1y", "1 m", "5M", "5m\n", "٣m", "0x1s"),
-        *("9999999s", "999999d", "m5", "5m5m", "5;m", "x" * 10_000),
-    ],
-)
-def test_no_time(text: str) -> None:
-    """What is no time, or longer than any log, is refused with how to write one."""
-    with pytest.raises(roll.InvalidInput) as refused:
-        roll.seconds_of(text)
-    assert "write a time as 90s, 30m, 2h" in str(refused.value)
-    assert len(str(refused.value)) < 200
-
-
 def test_no_time_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     """The exit code is that of wrong usage."""
     ended = wake(tmp_path, "recover", "--older-than", "soon")
@@ -203,12 +187,3 @@ def test_no_time_is_refused_before_anything_is_done(tmp_path: Path) -> None:
         "wake: --older-than 'soon': write a time as 90s, 30m, 2h, 1d, of at most "
         "36500d\n"
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("0s", 0), ("90s", 90), ("30m", 1_800), ("2h", 7_200)]
-)
-def test_a_time(text: str, seconds: float) -> None:
-    """Seconds, minutes, hours, days."""
-    assert roll.seconds_of(text) == seconds
-    assert roll.seconds_of("36500d") == 36_500 * 86_400

@@ -55,8 +55,8 @@ def told(found: Found) -> str:
     findings = "".join(f"  {finding}\n" for finding in found.findings)
     again = f"python -m pytest tests/faults/test_simulation.py --seed {found.seed}"
     story = "\n".join(found.story)
-    head = f"in the world of seed {found.seed}:\n{findings}"
-    return f"{head}replay it with: {again}\n{story}"
+    world = f"in the world of seed {found.seed}:\n{findings}"
+    return f"{world}replay it with: {again}\n{story}"
 
 
 def test_no_bad_day_breaks_a_promise(seeds: range) -> None:

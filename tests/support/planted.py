@@ -105,7 +105,7 @@ def tools_run_before_it_is_recorded(patch: Patch) -> None:
             )
         )
 
-    patch.setattr(Drive, "_record", eager)
+    patch.setattr(Drive, "_take", eager)
 
 
 def tool_starts_are_not_recorded(patch: Patch) -> None:

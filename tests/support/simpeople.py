@@ -52,7 +52,7 @@ class Person:
 
     async def _meddle(self) -> None:
         """Give one command or two, waiting for the answer or not."""
-        if self._chance.random() < 0.3:
+        if self._chance.random() < 0.5:
             await self._change_mind()
         for _ in range(self._chance.choice((1, 1, 2))):
             verb = self._chance.choice(VERBS)
@@ -67,9 +67,11 @@ class Person:
 
     async def _change_mind(self) -> None:
         """Pause it, and withdraw that."""
-        await self._give("pause", wait=False)
-        await asyncio.sleep(self._chance.random() * 0.3)
-        await self._give("resume", wait=self._chance.random() < 0.5)
+        while not self._world.calm and self.state.status != "running":
+            await asyncio.sleep(0.1)
+        await self._give("pause", wait=False, prompt=True)
+        await asyncio.sleep(self._chance.random() * 0.2)
+        await self._give("resume", prompt=True)
 
     def _answer(self, state: State) -> dict[str, Any] | None:
         """Answer what is asked; None if nothing is."""
@@ -99,23 +101,29 @@ class Person:
                 await self._give("input", **body)
             await asyncio.sleep(1)
 
-    async def _give(self, verb: str, *, wait: bool = True, **body: Any) -> None:
-        """Send a command, in one or two copies; wait for its answer if asked to."""
+    async def _give(
+        self, verb: str, *, wait: bool = True, prompt: bool = False, **body: Any
+    ) -> None:
+        """Send a command, in one or two copies; wait for its answer if asked to.
+
+        ``prompt``: in one copy, which nothing holds up on its way.
+        """
         self._count += 1
         command = f"{self._key.execution}-{verb}-{self._count}"
         world = self._world
         sent = Sent(command_id=command, key=self._key, verb=verb, floor=self._floor)
         world.sent.append(sent)
         encoded = msgspec.json.encode({**body, "command_id": command})
-        copies = 1 if world.calm else self._chance.choice((1, 1, 1, 2))
+        prompt = prompt or world.calm
+        copies = 1 if prompt else self._chance.choice((1, 1, 1, 2))
         for _ in range(copies):
-            self._post(verb, encoded)
+            self._post(verb, encoded, prompt=prompt)
         while wait and not await self._answered(command):
-            self._post(verb, encoded)
+            self._post(verb, encoded, prompt=prompt)
 
-    def _post(self, verb: str, body: bytes) -> None:
+    def _post(self, verb: str, body: bytes, *, prompt: bool) -> None:
         """Send it on its way; copies may be overtaken by what is sent later."""
-        late = 0.0 if self._world.calm else self._chance.choice((0.0, 0.01, 5.0))
+        late = 0.0 if prompt else self._chance.choice((0.0, 0.01, 5.0))
 
         def arrive() -> None:
             desk = self._world.desk

@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 from events.commit import Recorded
 from events.errors import OutcomeUnknown, Unavailable, WakeError
 from events.inbox import Door, Inbox, Order
-from events.journal import Journal, Work, WorkHeard, WorkQueue
+from events.journal import Journal, Work, WorkHeard, WorkQueue, unheeded
 from events.memory import MemoryJournal
-from events.names import ROUTES, Key, Route
+from events.names import Key, Route
 from events.presence import Heard, MemoryPresences, Presence
 from events.spec import Lane
 
@@ -133,16 +133,24 @@ class Line(Journal):
         """Ask for the last position of ``key``."""
         return await self.net.ask(lambda: self.log.tip(key))
 
-    def follow(
-        self,
-        *,
-        after: int = 0,
-        key: Key | None = None,
-        routes: Sequence[Route] = ROUTES,
-        live: bool = True,
+    def _follow(
+        self, *, after: int, key: Key | None, routes: Sequence[Route], live: bool
     ) -> AsyncGenerator[Sequence[Recorded], None]:
-        """Follow the log itself."""
-        return self.log.follow(after=after, key=key, routes=routes, live=live)
+        return self.log._follow(after=after, key=key, routes=routes, live=live)
+
+    async def _store_blob(self, name: str, content: bytes) -> None:
+        await self.net.ask(lambda: self.log._store_blob(name, content))
+
+    async def _load_blob(self, name: str) -> bytes | None:
+        return await self.net.ask(lambda: self.log._load_blob(name))
+
+    async def blobs_of(self, key: Key) -> list[str]:
+        """Ask for the blobs of ``key``."""
+        return await self.net.ask(lambda: self.log.blobs_of(key))
+
+    async def delete_blob(self, name: str) -> None:
+        """Have a blob deleted."""
+        await self.net.ask(lambda: self.log.delete_blob(name))
 
     async def work(
         self, lane: Lane, *, lease: float = 30.0, key: Key | None = None
@@ -155,9 +163,10 @@ class Line(Journal):
         return await self.net.ask(lambda: self.log.handed_out(lane, key=key))
 
     def hear(
-        self, heard: Callable[[Recorded], None]
+        self, heard: Callable[[Recorded], None], missed: Callable[[], None] = unheeded
     ) -> AbstractAsyncContextManager[None]:
-        """Hear what gets through, some time later."""
+        """Hear what gets through, some time later; nothing tells what does not."""
+        del missed
         loop, mine = asyncio.get_running_loop(), copy_context()
 
         def send(recorded: Recorded) -> None:
@@ -258,7 +267,7 @@ class Desk:
     ) -> list[Order] | None:
         """Hand out commands; None if another client is the pinned one.
 
-        ``number`` counts a client's requests: one that was overtaken is not heard.
+        ``number`` counts a client's requests: only the last one is answered.
         """
         now = asyncio.get_running_loop().time()
         if number <= self._heard.get(client, 0):
@@ -272,7 +281,9 @@ class Desk:
         if limit and not self._waiting():
             self._stirred.clear()
             await _within(min(wait, PIN / 2), self._stirred)
-        due = self._waiting()[:limit] if self._pinned is client else []
+        if self._pinned is not client or self._heard[client] != number:
+            return None  # who asked has asked again meanwhile, or lost the pin
+        due = self._waiting()[:limit]
         self._taken.update(due)
         return [replace(self._orders[position]) for position in due]
 

@@ -35,7 +35,8 @@ from events.memory import MemoryJournal
 from events.names import LANES, Key
 from events.presence import Heard, MemoryDepartures
 from events.spec import AgentSpec
-from services.agents.loop import MODEL_TRIES, Means
+from services.agents.loop import Means
+from services.agents.patience import MODEL_TRIES
 from services.allowed import Allowed
 from services.handler import Handler
 from services.lifecycle import Lifecycle
@@ -211,7 +212,7 @@ class World:
     def _make_weather(self) -> None:
         chance = self.chance
         self.weather.lost = chance.choice((0.0, 0.0, 0.02, 0.1))
-        self.weather.behind = chance.choice((0.0, 0.1, 0.3))
+        self.weather.behind = chance.choice((0.0, 0.2, 0.5))
         self.weather.late = chance.choice((0.0, 0.01, 0.05))
         self.weather.latest = 3 * LEASE
         self.odds = chance.choice((0.0, 0.02, 0.15))
@@ -226,7 +227,7 @@ class World:
             self.loop.go_on(process)
 
     async def _end(self, people: list[Person]) -> None:
-        """All comes to its end, and every process ends when told to."""
+        """All comes to its end, and every process ends when it is told to."""
         try:
             async with asyncio.timeout(CALM):
                 for person in people:
@@ -343,7 +344,7 @@ class World:
             lanes=LANES,
             concurrency=chance.choice((1, 4)),
             lease=LEASE,
-            grace=chance.uniform(0, LEASE),
+            cancel_grace=chance.uniform(0, LEASE),
             presences=self._presences(process),
             clock=self._clock(),
             chance=chance,

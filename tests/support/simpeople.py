@@ -67,7 +67,7 @@ class Person:
 
     async def _change_mind(self) -> None:
         """Pause it, and withdraw that."""
-        while not self._world.calm and self.state.status != "running":
+        while not self._world.calm and self.state.status != "running":  # noqa: ASYNC110 - the log is a list
             await asyncio.sleep(0.1)
         await self._give("pause", wait=False, prompt=True)
         await asyncio.sleep(self._chance.random() * 0.2)
@@ -132,7 +132,7 @@ class Person:
                 context=self._world.loop.outside,
             )
 
-        self._world._later(self._chance.random() * late, arrive)
+        self._world.later(self._chance.random() * late, arrive)
 
     async def _answered(self, command: str) -> bool:
         """Wait for the answer; False if none comes."""

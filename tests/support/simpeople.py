@@ -17,6 +17,9 @@ VERBS = ("pause", "pause", "resume", "resume", "input", "input", "cancel", "kill
 PATIENCE = 30.0
 """Seconds after which a command that was not answered is given again."""
 
+LATEST = 5.0
+"""Seconds that a command may be on its way."""
+
 
 class Person:
     """Cares for one execution."""
@@ -123,7 +126,7 @@ class Person:
 
     def _post(self, verb: str, body: bytes, *, prompt: bool) -> None:
         """Send it on its way; copies may be overtaken by what is sent later."""
-        late = 0.0 if prompt else self._chance.choice((0.0, 0.01, 5.0))
+        late = 0.0 if prompt else self._chance.choice((0.0, 0.01, LATEST))
 
         def arrive() -> None:
             desk = self._world.desk

@@ -21,7 +21,7 @@ from simdesk import Desk
 from simfleet import LEASE, Fleet
 from simloop import Process, SimLoop, Stuck
 from simnet import Weather
-from simpeople import Person
+from simpeople import LATEST, Person
 from simplans import Plan, draw
 
 from events.commit import Recorded
@@ -178,15 +178,21 @@ class World:
         """All comes to its end, and every process ends when it is told to."""
         try:
             async with asyncio.timeout(CALM):
-                for person in people:
-                    await person.settle()
-                while not self.desk.empty or self.log.work_left():  # noqa: ASYNC110
+                await asyncio.sleep(LATEST)
+                while not await self._settled(people):
                     await asyncio.sleep(0.5)
         except TimeoutError:
             self.findings.append(f"not all is done: {self.log.work_left()}")
         await asyncio.sleep(2 * LEASE)  # whoever was killed late is up again
         for name in await self.fleet.end_all():
             self.findings.append(f"{name} does not end")
+
+    async def _settled(self, people: list[Person]) -> bool:
+        """See to everything; True if nothing can come any more that changes it."""
+        empty = self.desk.empty
+        for person in people:
+            await person.settle()
+        return empty and not self.log.work_left()
 
     # ── what goes wrong ──────────────────────────────────────────────────────
 

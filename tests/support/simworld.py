@@ -179,7 +179,7 @@ class World:
         try:
             async with asyncio.timeout(CALM):
                 await asyncio.sleep(LATEST)
-                while not await self._settled(people):
+                while not await self._settled(people):  # noqa: ASYNC110
                     await asyncio.sleep(0.5)
         except TimeoutError:
             self.findings.append(f"not all is done: {self.log.work_left()}")

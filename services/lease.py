@@ -16,6 +16,7 @@ from events.commit import Recorded
 from events.errors import Unavailable
 from events.journal import Work
 from events.names import Key
+from events.state import State
 from services import metrics
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,14 @@ class Holding:
         """Give what is in flight its grace; asked again: what is left of it."""
         if self.flight is not None and self.flight.when() is None:
             self.flight.reschedule(now() + self.grace)
+
+    def notice(self, state: State) -> None:
+        """Act on whatever was signalled until then."""
+        self.signalled = True
+        if state.final:
+            self.stop("ended")
+        elif state.cancel_requested:
+            self.hasten()
 
     def stop(self, why: Stop) -> None:
         """End what is in flight, now; the first reason stands."""

@@ -128,16 +128,16 @@ class Runner:
             works.create_task(self._look_at(holding))
 
     async def _look_at(self, holding: Holding) -> None:
-        try:
-            execution = await self._handler.load(holding.key)
-        except WakeError as error:
-            logger.warning("%s: not looked at: %s", holding.key, error)
-            return
-        holding.signalled = True
-        if execution.state.final:
-            holding.stop("ended")
-        elif execution.state.cancel_requested:
-            holding.hasten()
+        """Look until it could be seen: what is in flight may go on for long."""
+        while holding in self._holdings.all():
+            try:
+                execution = await self._handler.load_newest(holding.key)
+            except WakeError as error:
+                logger.warning("%s: not looked at yet: %s", holding.key, error)
+                await asyncio.sleep(UNREACHABLE)
+            else:
+                holding.notice(execution.state)
+                return
 
     async def drain(self, grace: float = 0.0) -> None:
         """Take nothing new; what is not at a stop after ``grace`` s is given back.

@@ -105,6 +105,7 @@ class Deaf(FaultyJournal):
         return self.inner.hear(lambda _: None, missed)
 
 
+@pytest.mark.parametrize("silent", [0, 2])
 @pytest.mark.parametrize("command", [Kill(), Cancel()])
 async def test_a_signal_that_was_missed_acts_after_the_reconnect(
     own_log: JetStreamLog,
@@ -112,12 +113,16 @@ async def test_a_signal_that_was_missed_acts_after_the_reconnect(
     world: World,
     tmp_path: Path,
     command: AnyCommand,
+    silent: int,
 ) -> None:
-    """Nothing was heard of it: the runner looks when it is connected again."""
+    """Nothing was heard of it: the runner looks when it is connected again.
+
+    It looks again until the log, which may be silent then, has answered.
+    """
     hang = Hang()
     work = means(FakeModel(hang), world, tmp_path)
     await start(own_log.journal)
-    journal = Deaf(await own_log.again(), Plan())
+    journal = Deaf(await own_log.again(), Plan({"tip": ["silence"] * silent}))
     async with runner(journal, work, cancel_grace=0.01):
         await hang.begun.wait()
         await order(own_log.journal, command)
@@ -388,7 +393,7 @@ async def test_what_another_attempt_does_is_not_done_by_an_older_one(
     drive = await driven(memory_log, means(script(), world, tmp_path))
     handler = Handler(memory_log.journal, "runner:other")
     asked = Reply(model="m", tool_calls=(use("launch", "it"),))
-    await handler.handle(KEY, lambda x: x.begin("other", 1, again=True))
+    await handler.handle(KEY, lambda x: x.begin("other", 1, delivery=2))
     await handler.handle(KEY, lambda x: x.respond(2, asked))
     drive._holding.signalled = True
     with pytest.raises(Stale, match="attempt 2 has it"):

@@ -250,7 +250,7 @@ async def test_ids_that_are_no_subject_tokens_are_refused(
         {"ref": "r" * 65},
         {"ref": "é"},
     ],
-    ids=str,
+    ids=lambda change: next(iter(change)),
 )
 async def test_a_line_that_cannot_be_stored_takes_its_batch_with_it(
     book: Logbook, fields: dict[str, Any]

@@ -269,6 +269,7 @@ async def test_a_start_at_a_time_is_there_and_is_no_work_yet(to: Clerk) -> None:
         ("9999-12-31T23:59:59-14:00", "more than ten years away"),
         (at(days=4000), "more than ten years away"),
     ],
+    ids=["yesterday", "the first day", "the last day", "far away"],
 )
 async def test_a_time_that_makes_no_sense_is_refused(
     to: Clerk, when: str, said: str

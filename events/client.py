@@ -24,6 +24,10 @@ nats.protocol.parser.HMSG_RE = re.compile(
 )
 
 
+MANY = 2
+"""Words that are too many for the name of a header."""
+
+
 class Client(NatsClient):
     r"""A client that no message can stop: what is no UTF-8 is read as ``\xff``."""
 
@@ -33,6 +37,17 @@ class Client(NatsClient):
         if self._pongs and self._pongs[0].done():
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
+
+    @staticmethod
+    def _parse_header_lines(raw: bytes) -> dict[str, str]:
+        # As nats-py's, in a third of its time: it is a fourth of reading a feed.
+        found = {}
+        for line in raw.split(b"\r\n"):
+            name, separator, value = line.partition(b":")
+            name = name.strip()
+            if separator and name.isascii() and len(name.split(None, 1)) < MANY:
+                found[name.decode()] = value.strip().decode("utf-8", "replace")
+        return found
 
     async def _process_headers(self, headers: Any) -> dict[str, str] | None:
         try:

@@ -7,7 +7,7 @@ several levels in one order, without overlooking one that is just being stored.
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
@@ -33,7 +33,7 @@ from events.names import (
     log_filters,
     log_subject,
 )
-from events.pull import Feed, Source, delivery
+from events.pull import Feed, Source, delivery, reading
 from events.wire import ANSWER, ApiError, Wire, raise_problem, status
 
 if TYPE_CHECKING:
@@ -55,9 +55,6 @@ REMEMBERED = 30
 
 NAME_IN_USE = 10058
 
-NO_MORE = "404"
-"""The status of a request for more than there is."""
-
 STRANGE = "unreadable"
 """The event type of what somebody else put into the stream."""
 
@@ -77,13 +74,7 @@ _stream: dict[str, Any] = {
 }
 
 
-class _Consumer(msgspec.Struct):
-    name: str
-    num_pending: int = 0
-
-
 _encoder = msgspec.json.Encoder()
-_consumer = msgspec.json.Decoder(_Consumer)
 
 
 class JetStreamLogbook(Logbook):
@@ -169,46 +160,9 @@ class JetStreamLogbook(Logbook):
             raise Unavailable(f"log lines cannot be read now: {error}") from error
 
     async def _read(self, source: Source[Line], after: int, limit: int) -> list[Line]:
-        created = await self._wire.api(
-            f"CONSUMER.CREATE.{LOGS}", source.consumer(after)
-        )
-        consumer = _consumer.decode(created)
-        try:
-            wanted = min(limit, consumer.num_pending)
-            return await self._pull(consumer.name, source, wanted) if wanted else []
-        finally:
-            # If the server misses this, it forgets the consumer by itself.
-            with suppress(OutcomeUnknown):
-                gone = f"$JS.API.CONSUMER.DELETE.{LOGS}.{consumer.name}"
-                await self._wire.send(gone, b"")
-
-    async def _pull(
-        self, consumer: str, source: Source[Line], wanted: int
-    ) -> list[Line]:
-        """Take what there is; a status ends it early if lines are gone by now."""
-        messages: list[Msg] = []
-        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-        def take(message: "Msg") -> None:
-            what = status(message)
-            if what is None:
-                messages.append(message)
-            if (what or len(messages) == wanted) and not done.done():
-                done.set_result(what or NO_MORE)
-
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{LOGS}.{consumer}"
-        request = msgspec.json.encode({"batch": wanted, "no_wait": True})
-        inbox = await self._wire.subscribe(None, take)
-        try:
-            await self._wire.send(subject, request, reply=inbox.subject)
-            what = await done
-        finally:
-            await self._wire.unsubscribe(inbox)
-        if what != NO_MORE or any(
-            delivery(m)[2] != n for n, m in enumerate(messages, 1)
-        ):
-            raise OutcomeUnknown(f"lines were lost on the way (status {what})")
-        return [source.decode(message) for message in messages]
+        read = reading(self._wire, LOGS, source.consumer(after), limit)
+        async with aclosing(read) as runs:
+            return [source.decode(message) async for run in runs for message in run]
 
     async def follow(
         self, key: Key | None, *, after: int = 0, level: Level | None = None

@@ -17,6 +17,7 @@ EVENTS = "EVENTS"  # the truth: one message per commit
 
 COMMANDS = "COMMANDS"  # what was asked, for seven days
 LOGS = "LOGS"  # what is told of executions, for some days
+TRIGGERS = "TRIGGERS"  # what happened outside, for seven days
 SCHEDULES = "SCHEDULES"  # timers: what is to be done at a time, and what is due
 RECURRING = "RECURRING"  # recurring starts: how they are defined, what came of them
 
@@ -36,6 +37,7 @@ COMMANDS_ALL = "commands.*.*.*"  # <user>.<execution>.<verb>: who asks is who ma
 GATEWAY_ALL = "gateway.*.*.*"  # the same, where the gateway vouches for who asks
 FEED_FINISHED = "feed.*.*.finished"  # likewise: a kill ends what it holds
 LOGS_ALL = "logs.*.*.*"  # <user>.<execution>.<level>
+TRIGGERS_ALL = "triggers.>"  # <user>.<event type>, which may have dots
 SCHEDULES_ALL = "schedules.*.*"  # <user>.<timer>: waits for its time in the server
 DUE_ALL = "due.*.*"  # <user>.<timer>: its time has come
 RECURRING_ALL = "recurring.*.*.*"  # <user>.<schedule>.<part>
@@ -48,6 +50,7 @@ BLOBS_INFOS = f"$O.{BLOBS}.M"  # .<name in base64>: that a blob is there, all of
 EXPECTED_POSITION = "Nats-Expected-Last-Subject-Sequence"  # optimistic concurrency
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"  # … over all routes
 MESSAGE_ID = "Nats-Msg-Id"  # a log line written twice is stored once
+WANTS_ANSWER = "Wake-Answer"  # the id under which a trigger is answered
 SCHEDULE = "Nats-Schedule"  # when the server is to send a message on (NATS ADR-51)
 SCHEDULE_TARGET = "Nats-Schedule-Target"  # … and to which subject
 TTL = "Nats-TTL"  # seconds after which the server forgets a message
@@ -74,6 +77,7 @@ EVERYBODY = "all"
 """In place of a user: triggers that are for everybody's executions."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_EVENT_TYPE = re.compile(r"(?=.{1,256}\Z)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 class Key(NamedTuple):
@@ -94,6 +98,16 @@ def check_id(value: str, what: str = "id") -> str:
         return value
     raise InvalidInput(
         f"{what} {value!r:.80} is not allowed: use 1 to 64 of A-Z a-z 0-9 _ -"
+    )
+
+
+def check_event_type(value: str) -> str:
+    """Return ``value`` if it may be the end of a subject, else raise InvalidInput."""
+    if _EVENT_TYPE.fullmatch(value):
+        return value
+    raise InvalidInput(
+        f"event type {value!r:.80} is not allowed: use words of A-Z a-z 0-9 _ - with "
+        "dots between them, 256 characters in all"
     )
 
 
@@ -138,6 +152,23 @@ def command_subject(door: str, key: Key, verb: str) -> str:
 def answer_subject(user: str, command_id: str) -> str:
     """Where a command is answered."""
     return f"answers.{user}.{command_id}"
+
+
+def trigger_subject(user: str, event_type: str) -> str:
+    """Where a trigger for ``user`` (or for ``EVERYBODY``) is published.
+
+    Raises InvalidInput.
+    """
+    if user != EVERYBODY:
+        check_id(user, "user")
+    return f"triggers.{user}.{check_event_type(event_type)}"
+
+
+def split_trigger(subject: str) -> tuple[str, str]:
+    """Take a subject of TRIGGERS apart: user and event type; raises InvalidInput."""
+    _, user, event_type = subject.split(".", 2)
+    trigger_subject(user, event_type)
+    return user, event_type
 
 
 def timer_subject(user: str, timer: str) -> str:

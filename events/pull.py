@@ -34,7 +34,7 @@ from events.names import (
     history_filter,
     split_subject,
 )
-from events.wire import ApiError, Wire, status
+from events.wire import ANSWER, ApiError, Wire, status
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -49,7 +49,13 @@ HEARTBEAT = 2.0
 """Seconds between a server's signs of life while a feed has nothing new."""
 
 RUN = 500
-"""Commits a feed asks for at a time: bounds what waits in memory."""
+"""Messages a feed asks for at a time: bounds what waits in memory."""
+
+CHUNK = 10_000
+"""Messages that a reading of what there is asks for at a time."""
+
+NO_MORE = "404"
+"""The status of a request for more than there is."""
 
 RAN_OUT = "408"
 """The status of a request that asked for more than came in its time."""
@@ -312,8 +318,11 @@ def commits(key: Key | None, routes: Sequence[Route] = ROUTES) -> Source[Recorde
 class Feed(Generic[T]):
     """Follows a stream beyond a position; see ``Journal.follow``."""
 
-    def __init__(self, wire: Wire, source: Source[T], after: int) -> None:
+    def __init__(
+        self, wire: Wire, source: Source[T], after: int, run: int = RUN
+    ) -> None:
         self._wire, self._source, self._after = wire, source, after
+        self._run = run
         self._arrived: list[Msg] = []
         self._stirred = asyncio.Event()
         self._expected = 1
@@ -384,11 +393,11 @@ class Feed(Generic[T]):
                 await asyncio.sleep(pause)
 
     async def _ask(self) -> None:
-        if self._inbox is None or self._asked > RUN // 2:
+        if self._inbox is None or self._asked > self._run // 2:
             return
-        self._asked += RUN
+        self._asked += self._run
         body = {
-            "batch": RUN,
+            "batch": self._run,
             "expires": int(30e9),
             "idle_heartbeat": int(HEARTBEAT * 1e9),
         }
@@ -426,6 +435,66 @@ class Feed(Generic[T]):
             if consumer:
                 gone = f"$JS.API.CONSUMER.DELETE.{self._source.stream}.{consumer}"
                 await self._wire.send(gone, b"")
+
+
+class _Consumer(msgspec.Struct):
+    name: str
+    num_pending: int = 0
+
+
+async def reading(
+    wire: Wire, stream: str, config: dict[str, Any], limit: int | None = None
+) -> "AsyncGenerator[list[Msg], None]":
+    """Yield what a consumer gives now, up to ``limit`` messages, and end.
+
+    Raises OutcomeUnknown, ApiError and TimeoutError; then some may be missing.
+    """
+    created = await wire.api(f"CONSUMER.CREATE.{stream}", config)
+    consumer = msgspec.json.decode(created, type=_Consumer)
+    left, first = consumer.num_pending, 1
+    if limit is not None:
+        left = min(left, limit)
+    try:
+        while left:
+            count = min(left, CHUNK)
+            yield await _pull(wire, f"{stream}.{consumer.name}", count, first)
+            left, first = left - count, first + count
+    finally:
+        # If the server misses this, it forgets the consumer by itself.
+        with contextlib.suppress(OutcomeUnknown):
+            gone = f"$JS.API.CONSUMER.DELETE.{stream}.{consumer.name}"
+            await wire.send(gone, b"")
+
+
+async def _pull(wire: Wire, consumer: str, wanted: int, first: int) -> "list[Msg]":
+    """Take so many; a status ends it early if some are gone by now.
+
+    ``first`` is the number that the consumer gives to the first of them.
+    """
+    messages: list[Msg] = []
+    done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def take(message: "Msg") -> None:
+        what = status(message)
+        if what is None:
+            messages.append(message)
+        if (what or len(messages) == wanted) and not done.done():
+            done.set_result(what or NO_MORE)
+
+    request = msgspec.json.encode({"batch": wanted, "no_wait": True})
+    inbox = await wire.subscribe(None, take)
+    try:
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{consumer}"
+        await wire.send(subject, request, reply=inbox.subject)
+        async with asyncio.timeout(ANSWER):
+            what = await done
+    finally:
+        await wire.unsubscribe(inbox)
+    if what != NO_MORE or any(
+        delivery(m)[2] != n for n, m in enumerate(messages, first)
+    ):
+        raise OutcomeUnknown(f"messages were lost on the way (status {what})")
+    return messages
 
 
 def pending(message: "Msg", unknown: int) -> int:

@@ -28,6 +28,7 @@ ADAPTERS = {
             "pull",
             "pinned",
             "logstream",
+            "triggerstream",
             "muster",
             "timerstream",
             "tablestream",

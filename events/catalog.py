@@ -82,6 +82,32 @@ class Awaited(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     after_trigger: int = 0
     call_id: str | None = None
 
+    def wants(self, event_type: str, payload: Any, position: int | None) -> bool:
+        """Whether this is what it waits for; a position of None is beyond any."""
+        if event_type != self.event_type:
+            return False
+        if position is not None and position <= self.after_trigger:
+            return False
+        if not self.where:
+            return True
+        return isinstance(payload, dict) and all(
+            name in payload and same(payload[name], value)
+            for name, value in self.where.items()
+        )
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(
+            same(v, other[k]) for k, v in one.items()
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
 
 class Created(Event, frozen=True, kw_only=True, tag="created.v1", omit_defaults=True):
     """Somebody asked for an execution, and it was admitted.

@@ -24,6 +24,9 @@ Within: TypeAlias = Annotated[
     float,
     Meta(gt=0, le=31_536_000, description="Seconds to wait at most; null: for ever."),
 ]
+Field: TypeAlias = Annotated[str, Meta(max_length=128)]
+Plain: TypeAlias = Annotated[str, Meta(max_length=256)] | int | float | bool | None
+"""A value to compare with: no lists or objects, so that it can be looked up."""
 
 
 class AskUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,9 +60,10 @@ class AwaitEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ),
     ]
     where: Annotated[
-        dict[str, Any],
+        dict[Field, Plain],
         Meta(
-            description="Only an event whose payload has these values in these fields."
+            max_length=16,
+            description="Only an event whose payload has these values in these fields.",
         ),
     ] = {}
     within: Within | None = None

@@ -28,6 +28,8 @@ class Deciding(Slice[e.Event]):
     """An execution's state, and the decisions of lifecycle and reactor.
 
     ``now`` is the time of the decision being made; nothing here looks at a clock.
+    ``last_trigger`` is the last position of TRIGGERS, given like the time; as long
+    as it is unknown, no wait for an event can begin.
     ``parameters`` are the schemas of the tools' arguments, as far as whoever decides
     knows them. ``todo`` is what a runner has to do after it, if a runner made it.
     """
@@ -39,6 +41,7 @@ class Deciding(Slice[e.Event]):
         self.now = datetime.min.replace(tzinfo=UTC)
         self.parameters: Mapping[str, dict[str, Any]] = {}
         self.todo: Action | None = None
+        self.last_trigger: int | None = None
 
     def trigger_event(
         self,
@@ -83,10 +86,21 @@ class Deciding(Slice[e.Event]):
         if self.state.scheduled_for and not self.state.final:
             self.trigger_event(e.EventReceived, event_type="schedule")
 
-    def receive(self, event_type: str, payload: Any, trigger: str) -> None:
-        """Wake from a wait; a second one finds nothing that waits."""
+    def receive(
+        self,
+        event_type: str,
+        payload: Any,
+        trigger: str,
+        position: int | None = None,
+    ) -> None:
+        """Wake from a wait if this is what it waits for; a second one finds none.
+
+        ``position`` is the trigger's in TRIGGERS; None: it is newer than the wait.
+        """
         awaited = self.state.awaited
-        if self.state.final or awaited is None or awaited.event_type != event_type:
+        if self.state.final or awaited is None:
+            return
+        if not awaited.wants(event_type, payload, position):
             return
         self.trigger_event(
             e.EventReceived,

@@ -7,7 +7,7 @@ happened cannot be refused. What may happen is decided in ``deciding.py``,
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 from eventsourcing.domain import event
@@ -29,6 +29,16 @@ NOT_RUN = "Not run: the conversation went on without it."
 _SIGNALS = (e.PauseRequested, e.CancelRequested, e.Resumed, e.ChildFinished)
 
 
+class Wait(NamedTuple):
+    """A wait for an event, and the commit that parked the execution for it."""
+
+    awaited: e.Awaited
+    position: int
+    version: int
+    chain: str
+    lane: Lane
+
+
 class Execution(Running):
     """One execution at one version, and the decisions not yet in the log."""
 
@@ -38,6 +48,22 @@ class Execution(Running):
         execution = cls(key)
         for recorded in history:
             execution.follow(recorded)
+        return execution
+
+    @classmethod
+    def parked(cls, key: Key, wait: Wait) -> Self:
+        """Return an execution of which nobody knows more than what it waits for.
+
+        Enough for ``receive``, if the commit that parked it is still its last one;
+        if not, the log refuses the append. What it was told before (``applied``) is
+        not in it, nor anything else.
+        """
+        execution = cls(key)
+        state = execution.state
+        state.version, state.chain = wait.version, wait.chain
+        state.lane, state.awaited = wait.lane, wait.awaited
+        state.status = "awaiting_event"
+        execution.last_known_position = wait.position
         return execution
 
     def follow(self, recorded: Recorded) -> None:

@@ -2,7 +2,8 @@
 
 Pure: the same state at the same time gives the same answer. Some actions need
 the world (``CallModel``, ``RunTools``); the others are themselves events and
-are performed by the decision that leads to them, in the same commit.
+are performed by the decision that leads to them, in the same commit. ``Await``
+is among those if that decision was given the last position of TRIGGERS.
 """
 
 from dataclasses import dataclass

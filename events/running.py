@@ -200,8 +200,8 @@ class Running(Deciding):
                     self.trigger_event(e.ChunkCompleted, chunk=self.state.chunk + 1)
                 case next_action.Ask(kind, call):
                     self._ask(kind, call)
-                case next_action.Await(call):
-                    self._await(call)
+                case next_action.Await(call) if self.last_trigger is not None:
+                    self._await(call, self.last_trigger)
                 case next_action.Spawn(calls):
                     self._spawn(calls)
                 case next_action.RunTools(calls):
@@ -251,13 +251,14 @@ class Running(Deciding):
     def _after(self, seconds: float | None) -> datetime | None:
         return None if seconds is None else self.now + timedelta(seconds=seconds)
 
-    def _await(self, call: Call) -> None:
+    def _await(self, call: Call, last_trigger: int) -> None:
         asked = control.parse(call.name, call.arguments)
         assert isinstance(asked, control.AwaitEvent)  # noqa: S101 - checked on arrival
         awaited = e.Awaited(
             event_type=asked.event_type,
             where=asked.where,
             deadline=self._after(asked.within),
+            after_trigger=last_trigger,
             call_id=call.id,
         )
         self.trigger_event(e.EventAwaited, awaited=awaited)

@@ -17,6 +17,7 @@ from events.journal import Journal
 from events.muster import NatsPresences
 from events.names import EVENTS, Key, lane_consumer
 from events.spec import Lane
+from events.triggers import LastTrigger, none_sent
 from events.wire import ApiError, Wire
 from gateway import address
 from gateway.address import Address
@@ -209,6 +210,7 @@ class Bench:
         workspaces: Path,
         on_text: Callable[[Key, str], None] = lambda _key, _text: None,
         tell: Tell = silent,
+        last_trigger: LastTrigger = none_sent,
     ) -> AsyncIterator[Means]:
         """What executions are driven with; closed at the end."""
         means = Means(
@@ -219,6 +221,7 @@ class Bench:
             adopt=self.adopt,
             on_text=on_text,
             tell=tell,
+            last_trigger=last_trigger,
         )
         try:
             yield means

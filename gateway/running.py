@@ -16,6 +16,7 @@ from events.commit import Recorded
 from events.errors import WakeError
 from events.logstream import JetStreamLogbook
 from events.names import Key
+from events.triggerstream import JetStreamTriggers
 from gateway.composition import (
     PATIENCE,
     Bench,
@@ -120,7 +121,13 @@ class _Run:
         logbook = await JetStreamLogbook.open(log.wire)
         async with (
             LogWriter(logbook, "runner") as lines,
-            bench.means(data, data / "workspaces", self._hear, lines.log) as means,
+            bench.means(
+                data,
+                data / "workspaces",
+                self._hear,
+                lines.log,
+                JetStreamTriggers(log.wire).last,
+            ) as means,
         ):
             plan = await self._order.plan(log, bench, means)
             for line in plan.said:

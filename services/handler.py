@@ -120,7 +120,7 @@ class Handler:
         self, execution: Execution, decide: Decision, cause: str | None, by: str
     ) -> bool:
         """Decide and append; False if nothing was decided."""
-        execution.now = self.clock()
+        execution.now, execution.last_trigger = self.clock(), None
         decide(execution)
         events = tuple(tagged.decision for tagged in execution.collect_events())
         if not events:

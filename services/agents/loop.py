@@ -24,14 +24,16 @@ from events.errors import (
     ModelUnavailable,
     Stale,
     TooLarge,
+    Unavailable,
     WakeError,
 )
 from events.execution import Execution
-from events.messages import Message, Reply, Request, ToolResult
+from events.messages import Message, Reply, Request, ToolCall, ToolResult
 from events.names import Key
-from events.next_action import CallModel, RunTools, next_action
+from events.next_action import Await, CallModel, RunTools, next_action
 from events.spec import AgentSpec
 from events.state import Call
+from events.triggers import LastTrigger, none_sent
 from services import metrics
 from services.agents.model import Model
 from services.agents.patience import Patience
@@ -58,7 +60,8 @@ class Means:
     Such a directory is given to ``adopt``, for the user that commands run as.
     What is in ``closed`` directories no tool may touch: the log itself.
     ``on_text`` hears the tokens of every model call as they come, ``tell`` the
-    log lines. ``stopwatch`` times the tools, in seconds.
+    log lines. ``last_trigger`` tells behind what a wait for an event begins.
+    ``stopwatch`` times the tools, in seconds.
     """
 
     open_model: Callable[[str], Model]
@@ -68,6 +71,7 @@ class Means:
     adopt: Callable[[Path], None] = lambda _root: None
     on_text: Callable[[Key, str], None] = lambda _key, _text: None
     tell: Tell = silent
+    last_trigger: LastTrigger = none_sent
     stopwatch: Callable[[], float] = time.perf_counter
     models: dict[str, Model] = field(default_factory=dict)
 
@@ -185,8 +189,25 @@ class Drive:
                 await self._call_model()
             case RunTools(calls):
                 await self._run_tools(calls)
+            case Await():
+                obey = partial(Execution.obey, attempt=self._attempt)
+                position = await self._means.last_trigger()
+                await self._decide(_knowing(position, obey))
             case _:
                 await self._decide(partial(Execution.obey, attempt=self._attempt))
+
+    async def _position_for(self, calls: Sequence[ToolCall]) -> int | None:
+        """Ask behind what a wait would begin, if one is asked for.
+
+        If that cannot be known now, the wait begins in a commit of its own: what was
+        paid for is recorded first.
+        """
+        if not any(call.name == "await_event" for call in calls):
+            return None
+        try:
+            return await self._means.last_trigger()
+        except Unavailable:
+            return None
 
     async def _reload(self) -> None:
         """Read what happened since; never less than what is known.
@@ -287,11 +308,12 @@ class Drive:
             reply = msgspec.structs.replace(reply, tool_calls=calls)
         results = self._caller.at_once(self.execution.state, calls)
         respond = partial(Execution.respond, attempt=self._attempt, reply=reply)
+        position = await self._position_for(calls)
         try:
-            await self._record(partial(respond, results=results))
+            await self._record(_knowing(position, partial(respond, results=results)))
         except TooLarge:
             # Without them the calls are open, and made like any other.
-            await self._decide(respond)
+            await self._decide(_knowing(position, respond))
         metrics.replied(reply)
         self._means.tell(
             self.execution.key,
@@ -376,3 +398,13 @@ def _without_effect(result: ToolResult, error: TooLarge) -> ToolResult:
         outcome="failed",
         latency_ms=result.latency_ms,
     )
+
+
+def _knowing(last_trigger: int | None, decide: Decision) -> Decision:
+    """Let a decision begin a wait: only what happens from now on can end it."""
+
+    def knowing(execution: Execution) -> None:
+        execution.last_trigger = last_trigger
+        decide(execution)
+
+    return knowing

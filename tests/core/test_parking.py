@@ -12,9 +12,11 @@ from events import catalog as e
 from events import commands as c
 from events import control
 from events.errors import InvalidInput, ToolFailed
-from events.execution import Execution
+from events.execution import Execution, Wait
 from events.messages import ToolCall, Usage
-from events.next_action import CallModel, RunTools, next_action
+from events.names import LANES
+from events.next_action import Await, CallModel, RunTools, next_action
+from events.spec import Lane
 from events.state import Call, State
 
 
@@ -178,6 +180,95 @@ def test_a_wait_ends_at_its_deadline() -> None:
     assert deadline
     state = story.do(lambda x: x.expire_wait(deadline))
     assert (state.status, first_call(state).outcome) == ("pending", "failed")
+
+
+def test_a_wait_begins_behind_the_last_trigger() -> None:
+    """What is older does not end it, nor what its filter does not want."""
+    story = Story()
+    story.running()
+    story.last_trigger = 7
+    wait = {"event_type": "ci.done", "where": {"branch": "main"}}
+    begun = story.respond(call("a", "await_event", wait)).awaited
+    assert begun
+    assert (begun.after_trigger, story.log[-1].route) == (7, "parked")
+    wanted = {"branch": "main", "ok": True}
+    for payload, position in ((wanted, 7), ({"branch": "x"}, 8), (None, 9), ([], 9)):
+        receive = partial(
+            Execution.receive, event_type="ci.done", payload=payload, trigger="t"
+        )
+        state = story.do(partial(receive, position=position))
+        assert state.status == "awaiting_event"
+    for payload in (wanted, {"branch": "main"}):
+        state = story.do(lambda x, p=payload: x.receive("ci.done", p, "t", 8))
+    assert first_call(state).output == 'Event ci.done: {"branch":"main","ok":true}'
+    assert len(story.log) == 4
+
+
+def test_while_nobody_knows_the_last_trigger_no_wait_begins() -> None:
+    """It is what has to be done next; the decision that knows begins it."""
+    story = Story()
+    story.running()
+    story.last_trigger = None
+    wait = call("a", "await_event", {"event_type": "ci.done"})
+    state = story.respond(wait)
+    assert (state.status, state.awaited) == ("running", None)
+    assert story.kinds == ["ModelResponded"]
+    assert story._last.todo == next_action(state, story.now)
+    assert isinstance(story._last.todo, Await)
+    story.do(lambda x: x.obey(1))
+    assert len(story.log) == 3
+    story.last_trigger = 12
+    begun = story.do(lambda x: x.obey(1)).awaited
+    assert begun
+    assert (story.log[-1].route, begun.after_trigger) == ("parked", 12)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"event_type": "ci.*"},
+        {"event_type": "ci.>"},
+        {"event_type": "ci done"},
+        {"event_type": "x" * 257},
+        {"event_type": "a", "where": {str(n): n for n in range(17)}},
+        {"event_type": "a", "where": {"x": [1]}},
+        {"event_type": "a", "where": {"x": {"y": 1}}},
+        {"event_type": "a", "where": {"x": "y" * 257}},
+        {"event_type": "a", "where": {"x" * 129: 1}},
+        {"event_type": "a", "where": ["x"]},
+        {"event_type": "a", "within": 0},
+        {"event_type": "a", "within": -1},
+        {"event_type": "a", "within": 1e9},
+    ],
+)
+def test_a_wait_that_cannot_be_is_told_to_the_model(arguments: Any) -> None:
+    """A wildcard is no type, a filter is a few plain values, a deadline is to come."""
+    story = Story()
+    story.running()
+    state = story.respond(call("a", "await_event", arguments))
+    assert (state.status, first_call(state).outcome) == ("running", "failed")
+    assert "invalid arguments for await_event" in first_call(state).output
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_wait_alone_is_enough_to_wake(lane: Lane, begun: bool) -> None:  # noqa: FBT001 - a case's
+    """The commit is, byte for byte, the one that the whole history leads to."""
+    story = Story()
+    if begun:
+        story.running(lane=lane)
+        state = story.respond(call("a", "await_event", {"event_type": "ci.done"}))
+    else:
+        state = story.start(lane=lane, awaited=e.Awaited(event_type="ci.done"))
+    last, awaited = story.log[-1], state.awaited
+    assert awaited
+    wait = Wait(awaited, last.position, state.version, state.chain, lane)
+    short = Execution.parked(story.key, wait)
+    story.decide(lambda x: x.receive("ci.done", 7, "t", 1), known=short)
+    woken = story.log.pop()
+    story.decide(lambda x: x.receive("ci.done", 7, "t", 1))
+    assert story.log[-1] == woken
+    assert woken.route == lane
 
 
 # ── subagents ────────────────────────────────────────────────────────────────

@@ -24,7 +24,12 @@ from running import (
 
 from events import catalog as e
 from events.commands import Cancel, Input, Kill, Pause, Resume
-from events.errors import Misconfigured, ModelRefused, ModelUnavailable
+from events.errors import (
+    Misconfigured,
+    ModelRefused,
+    ModelUnavailable,
+    Unavailable,
+)
 from events.messages import ToolCall, ToolMessage
 from events.names import Key
 from events.spec import Chunking, Limits
@@ -69,6 +74,74 @@ def answers(model: FakeModel) -> dict[str, ToolMessage]:
     """What the model was told of its calls, in its last request."""
     messages = model.requests[-1].messages
     return {m.call_id: m for m in messages if isinstance(m, ToolMessage)}
+
+
+async def test_a_reply_is_recorded_though_its_wait_cannot_begin_yet(
+    log: Log, world: World, tmp_path: Path
+) -> None:
+    """What was paid for comes first; the wait follows when the triggers answer."""
+    arguments = '{"event_type": "ci.done"}'
+    model = FakeModel(wants(ToolCall(id="w", name="await_event", arguments=arguments)))
+    answers: Iterator[int | Exception] = iter([Unavailable("not now"), 17])
+
+    async def last_trigger() -> int:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    work = means(model, world, tmp_path, last_trigger=last_trigger)
+    await start(log.journal, spec=agent("await_event"))
+    async with runner(log.journal, work):
+        state = await until(log.journal, lambda s: s.status == "awaiting_event")
+    wait = state.awaited
+    assert wait
+    assert (wait.after_trigger, model.asked[1]) == (17, 1)
+    assert (await story(log.journal))[2:] == [["ModelResponded"], ["EventAwaited"]]
+
+
+async def test_no_step_asks_for_the_last_trigger_but_one_that_waits(
+    log: Log, world: World, tmp_path: Path
+) -> None:
+    """A step that parks for nothing costs no request more."""
+    asked = 0
+
+    async def last_trigger() -> int:
+        nonlocal asked
+        asked += 1
+        return 17
+
+    wait = ToolCall(id="w", name="await_event", arguments='{"event_type": "ci.done"}')
+    model = FakeModel(wants(use("look", "a")), wants(use("note", "b")), wants(wait))
+    work = means(model, world, tmp_path, last_trigger=last_trigger)
+    await start(log.journal, spec=agent("await_event"))
+    async with runner(log.journal, work):
+        await until(log.journal, lambda s: s.status == "awaiting_event")
+    assert asked == 1
+
+
+async def test_a_wait_beside_other_calls_begins_when_they_are_done(
+    log: Log, world: World, tmp_path: Path
+) -> None:
+    """Behind the last trigger of that moment, not of when it was asked for."""
+    positions = iter([17, 18])
+
+    async def last_trigger() -> int:
+        return next(positions)
+
+    wait = ToolCall(id="w", name="await_event", arguments='{"event_type": "ci.done"}')
+    work = means(
+        FakeModel(wants(wait, use("look", "a"))),
+        world,
+        tmp_path,
+        last_trigger=last_trigger,
+    )
+    await start(log.journal, spec=agent("await_event"))
+    async with runner(log.journal, work):
+        state = await until(log.journal, lambda s: s.status == "awaiting_event")
+    begun = state.awaited
+    assert begun
+    assert (begun.after_trigger, world.count("look")) == (18, 1)
 
 
 # ── to the end ───────────────────────────────────────────────────────────────

@@ -34,10 +34,14 @@ Decision = Callable[[Execution], None]
 
 
 class Story:
-    """One history as it grows; ``now`` is the time that decisions are given."""
+    """One history as it grows; ``now`` is the time that decisions are given.
+
+    So is ``last_trigger``, the last position of TRIGGERS.
+    """
 
     def __init__(self, key: Key = KEY, now: datetime = BEGINNING) -> None:
         self.key, self.now = key, now
+        self.last_trigger: int | None = 0
         self.log: list[Recorded] = []
         self._last = Execution(key)
 
@@ -63,7 +67,7 @@ class Story:
         """Make a decision durable; on a copy that is behind, it is made again."""
         execution = known or self.load()
         while cause is None or cause not in execution.state.applied:
-            execution.now = self.now
+            execution.now, execution.last_trigger = self.now, self.last_trigger
             try:
                 decision(execution)
             except Refused:

@@ -25,9 +25,14 @@ from services.runner import Runner
 KEY = Key("ada", "run-1")
 
 
-def means(model: FakeModel, world: World, workspaces: Path) -> Means:
+def means(model: FakeModel, world: World, workspaces: Path, **more: Any) -> Means:
     """What a runner works with."""
-    return Means(open_model=lambda _: model, tools=world.tools(), workspaces=workspaces)
+    return Means(
+        open_model=lambda _: model,
+        tools=world.tools(),
+        workspaces=workspaces,
+        **more,
+    )
 
 
 async def start(

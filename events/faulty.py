@@ -22,7 +22,7 @@ from typing import Literal
 from events.commit import Recorded
 from events.errors import OutcomeUnknown
 from events.journal import Journal, WorkHeard, WorkQueue, unheeded
-from events.names import Key, Route
+from events.names import ROUTES, Key, Route
 from events.spec import Lane
 
 Primitive = Literal["publish", "following", "read", "tip", "store", "load"]
@@ -140,6 +140,10 @@ class FaultyJournal(Journal):
         if fault == "silence":
             raise OutcomeUnknown("no answer, on purpose")
         return fault
+
+    async def end(self, routes: Sequence[Route] = ROUTES) -> int:
+        """Ask ``inner``."""
+        return await self.inner.end(routes)
 
     async def _store_blob(self, name: str, content: bytes) -> None:
         fault = await self._draw("store")

@@ -41,7 +41,6 @@ from events.names import (
 from events.pull import (
     Feed,
     JetStreamQueue,
-    Source,
     commits,
     heard_from,
     work_heard_from,
@@ -196,14 +195,17 @@ class JetStreamJournal(Journal):
         self, *, after: int, key: Key | None, routes: Sequence[Route], live: bool
     ) -> AsyncGenerator[Sequence[Recorded], None]:
         source = commits(key, routes)
-        end = None if live else await self._end(source)
+        end = None if live else await self._end(source.subjects)
         async with aclosing(Feed(self.wire, source, after).runs(end)) as runs:
             async for run in runs:
                 yield run
 
-    async def _end(self, source: Source[Recorded]) -> int:
-        """Return the position of the last commit there is now."""
-        asked = [self._get({"last_by_subj": subject}) for subject in source.subjects]
+    async def end(self, routes: Sequence[Route] = ROUTES) -> int:
+        """Return the position of the last commit on some routes, as of the leader."""
+        return await self._end(commits(None, routes).subjects)
+
+    async def _end(self, subjects: Sequence[str]) -> int:
+        asked = [self._get({"last_by_subj": subject}) for subject in subjects]
         return max(
             last.position if last else 0 for last in await asyncio.gather(*asked)
         )

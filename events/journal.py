@@ -244,6 +244,13 @@ class Journal(ABC):
         """Return the last position of ``key`` (0: none), never a stale answer."""
 
     @abstractmethod
+    async def end(self, routes: Sequence[Route] = ROUTES) -> int:
+        """Return the position of the last commit on some routes (0: none).
+
+        Never a stale answer.
+        """
+
+    @abstractmethod
     def _follow(
         self, *, after: int, key: Key | None, routes: Sequence[Route], live: bool
     ) -> AsyncGenerator[Sequence[Recorded], None]:

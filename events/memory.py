@@ -20,7 +20,7 @@ from events.journal import (
     WrongPosition,
     unheeded,
 )
-from events.names import LANES, Key, Route
+from events.names import LANES, ROUTES, Key, Route
 from events.spec import Lane
 
 Clock = Callable[[], float]
@@ -73,6 +73,11 @@ class MemoryJournal(Journal):
         """Return the last position of ``key``; 0 if there is none."""
         history = self._histories.get(key)
         return history[-1].position if history else 0
+
+    async def end(self, routes: Sequence[Route] = ROUTES) -> int:
+        """Return the position of the last commit on some routes."""
+        found = (r.position for r in reversed(self._log) if r.route in routes)
+        return next(found, 0)
 
     async def _store_blob(self, name: str, content: bytes) -> None:
         self._blobs[name] = content

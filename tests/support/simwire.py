@@ -13,7 +13,7 @@ from events.commit import Recorded
 from events.errors import OutcomeUnknown, Unavailable
 from events.journal import Journal, Work, WorkHeard, WorkQueue, unheeded
 from events.memory import MemoryJournal
-from events.names import Key, Route
+from events.names import ROUTES, Key, Route
 from events.presence import Heard, MemoryPresences, Presence
 from events.spec import Lane
 
@@ -37,6 +37,10 @@ class Line(Journal):
     async def tip(self, key: Key) -> int:
         """Ask for the last position of ``key``."""
         return await self.net.ask(lambda: self.log.tip(key))
+
+    async def end(self, routes: Sequence[Route] = ROUTES) -> int:
+        """Ask for the last position on some routes."""
+        return await self.net.ask(lambda: self.log.end(routes))
 
     def _follow(
         self, *, after: int, key: Key | None, routes: Sequence[Route], live: bool

@@ -10,6 +10,7 @@ from gateway.flags import Data, Id, Json, Nats, User, place_of
 if TYPE_CHECKING:
     from gateway.composition import Place
     from services.requests import Answer
+    from services.woken import TriggerAnswer
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -69,6 +70,18 @@ def start(
     timeout: Annotated[
         float | None, typer.Option(metavar="S", help="Less running time than usual.")
     ] = None,
+    await_event: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help="Wait for this event before it starts."),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="Only one with these values in its data."),
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Wait so long at most: 90s, 30m, 2h, 3d."),
+    ] = None,
     command_id: CommandId = None,
     user: User = "local",
     data: Data = None,
@@ -82,6 +95,7 @@ def start(
       wake start "Explore this repository."
       wake start "Fix it." --agent coder --workspace /srv/repo --max-steps 10
       wake start "Nightly report." --idempotency-key report-2026-11-22 --json
+      wake start "Say why." --await-event ci.failed --where '{"branch": "main"}'
       wake start "Look again." --in 2h
       wake start "Good morning." --at 2026-12-01T09:00+01:00
     """
@@ -101,10 +115,11 @@ def start(
         "command_id": command_id,
     }
     with told(as_json=as_json):
-        from gateway import sending, times  # noqa: PLC0415 - imports what it needs
+        from gateway import sending, times, triggering  # noqa: PLC0415 - they import a lot
 
         sending.check_numbers(limits)
         body["run_at"] = times.run_at(at, after)
+        body["await_event"] = triggering.awaiting(await_event, where, within)
         name = execution or sending.fresh_id(key)
         answer = sending.send(place_of(data, nats), user, name, "start", filled(body))
         _print(answer, answer.execution, as_json=as_json)
@@ -300,6 +315,40 @@ def answer_request(
         _print(done, f"{done.execution} is {done.status}", as_json=as_json)
 
 
+@app.command()
+def trigger(
+    event_type: Annotated[
+        str, typer.Argument(metavar="TYPE", help="Type of the event, as ci.done.")
+    ],
+    payload: Annotated[
+        str, typer.Argument(metavar="JSON", help="What the event says.")
+    ] = "null",
+    *,
+    everybody: Annotated[
+        bool, typer.Option("--all", help="For the executions of all users.")
+    ] = False,
+    user: User = "local",
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    r"""Let something happen: whoever waits for it is woken; prints how many.
+
+    \b
+    Examples:
+      wake trigger ci.done '{"branch": "main", "ok": true}'
+      wake trigger maintenance.over --all --json
+    """
+    with told(as_json=as_json):
+        from gateway import triggering  # noqa: PLC0415 - see start
+
+        place, whose = place_of(data, nats), None if everybody else user
+        answer = triggering.trigger(place, whose, event_type, payload)
+        woken = answer.woken or 0
+        line = f"{woken} execution{'' if woken == 1 else 's'} woken"
+        _print(answer, line, as_json=as_json)
+
+
 def _show_request(place: "Place", user: str, execution: str, *, as_json: bool) -> None:
     from gateway import answering, question  # noqa: PLC0415 - see start
     from gateway.output import put, put_json  # noqa: PLC0415 - see start
@@ -312,7 +361,7 @@ def _show_request(place: "Place", user: str, execution: str, *, as_json: bool) -
         put(line)
 
 
-def _print(answer: "Answer", line: str, *, as_json: bool) -> None:
+def _print(answer: "Answer | TriggerAnswer", line: str, *, as_json: bool) -> None:
     from gateway.output import put, put_json  # noqa: PLC0415 - see start
 
     if as_json:

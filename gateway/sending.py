@@ -28,7 +28,7 @@ def send(
     async def sent(wire: Wire) -> Answer:
         return await ask(JetStreamInbox(wire), key, verb, body)
 
-    return uvloop.run(_connected(place, sent))
+    return uvloop.run(connected(place, sent))
 
 
 def fresh_id(idempotency_key: str | None) -> str:
@@ -44,7 +44,8 @@ def check_numbers(limits: Mapping[str, float | None]) -> None:
             raise InvalidInput(f"--{flag} {value}: write a number, or leave it out")
 
 
-async def _connected(place: Place, talk: Callable[[Wire], Awaitable[T]]) -> T:
+async def connected(place: Place, talk: Callable[[Wire], Awaitable[T]]) -> T:
+    """Talk to the service of a place; raises NotFound where none is running."""
     login = reach(place)
     if login is None:
         raise NotFound(

@@ -35,6 +35,7 @@ from events.pinned import JetStreamInbox
 from events.spec import AgentSpec
 from events.tablestream import JetStreamTimetable
 from events.timerstream import JetStreamTimers
+from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
 from gateway import address
 from gateway.address import Address
@@ -60,6 +61,7 @@ from services.telemetry import bound
 from services.telling import Tell
 from services.timers import Timekeeper
 from services.tools.toolbox import TOOLS
+from services.triggers import Waker
 from services.unheld import Unheld
 
 logger = logging.getLogger(__name__)
@@ -250,6 +252,7 @@ class Services:
             self._allowed(),
             tell,
             Schedules(timetable, lambda _user: allowance),
+            last_trigger=JetStreamTriggers(wire).last,
         )
         return Part(partial(_watched, wire, lifecycle.run), lifecycle.stop)
 
@@ -263,7 +266,12 @@ class Services:
         settings = self._settings.runner
         root = self._settings.workspaces.root
         means = await self._stack.enter_async_context(
-            bench.means(self._settings.data, root, tell=tell)
+            bench.means(
+                self._settings.data,
+                root,
+                tell=tell,
+                last_trigger=JetStreamTriggers(wire).last,
+            )
         )
         runner = Runner(
             journal,
@@ -292,7 +300,9 @@ class Services:
         handler = Handler(journal, "reactor")
         recurring = Recurring(handler, timetable, timers, JetStreamInbox(wire))
         timekeeper = Timekeeper(handler, timers, recurring.ring)
-        reactor = Reactor(journal, [recovery, unheld, timekeeper, recurring])
+        triggers = await JetStreamTriggers.open(wire, replicas=replicas)
+        waker = Waker(handler, triggers, JetStreamInbox(wire).answer)
+        reactor = Reactor(journal, [recovery, unheld, timekeeper, recurring, waker])
         return Part(partial(_watched, wire, reactor.run), reactor.stop)
 
     async def _departures(self, login: Address) -> NatsDepartures | None:

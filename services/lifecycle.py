@@ -10,14 +10,14 @@ import asyncio
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
 import msgspec
 
-from events.catalog import Created
+from events.catalog import Awaited, Created
 from events.errors import (
     InvalidInput,
     Misconfigured,
@@ -29,6 +29,7 @@ from events.execution import Execution
 from events.inbox import Inbox, Order
 from events.names import Key, check_id
 from events.spec import AgentSpec, Limits
+from events.triggers import LastTrigger, none_sent
 from services import metrics, requests
 from services.allowed import Allowed
 from services.handled import Handled
@@ -65,8 +66,10 @@ class Lifecycle:
         allowed: Allowed,
         tell: Tell = silent,
         schedules: Schedules | None = None,
+        last_trigger: LastTrigger = none_sent,
     ) -> None:
         self._tell, self._schedules = tell, schedules
+        self._last_trigger = last_trigger
         self._handler, self._inbox = handler, inbox
         self._resolve, self._allowed = resolve, allowed
         self._waiting: dict[Key, deque[Order]] = defaultdict(deque)
@@ -227,7 +230,7 @@ class Lifecycle:
         self, key: Key, start: requests.Start, cause: str, sent: datetime
     ) -> Execution:
         try:
-            created = self._created(start, key.user, sent)
+            created = self._created(start, key.user, sent, await self._awaited(start))
         except WakeError:
             # What it names may be gone since it was started; asked again, it is
             # still the same start.
@@ -245,7 +248,27 @@ class Lifecycle:
         execution.create(created)  # refused, if the command id was another start's
         return execution
 
-    def _created(self, start: requests.Start, user: str, sent: datetime) -> Created:
+    async def _awaited(self, start: requests.Start) -> Awaited | None:
+        """Say what a start waits for: something that happens from now on."""
+        asked = start.await_event
+        if asked is None:
+            return None
+        last, within = await self._last_trigger(), asked.within
+        now = self._handler.clock()
+        return Awaited(
+            event_type=asked.event_type,
+            where=dict(asked.where),
+            deadline=now + timedelta(seconds=within) if within else None,
+            after_trigger=last,
+        )
+
+    def _created(
+        self,
+        start: requests.Start,
+        user: str,
+        sent: datetime,
+        awaited: Awaited | None = None,
+    ) -> Created:
         """Resolve what was asked, at the time ``sent``; raises Refused."""
         allowed = self._allowed
         model = None if start.model is None else allowed.model(start.model, user)
@@ -260,6 +283,7 @@ class Lifecycle:
             metadata=start.metadata,
             lane=agent.lane,
             workspace=workspace,
+            awaited=awaited,
             scheduled_for=requests.check_time(start.run_at, sent),
             digest=start.digest,
         )

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from events import commands
+from events import commands, control
 from events.errors import InvalidInput, WakeError
 from events.execution import Execution
 from events.inbox import Order
@@ -72,6 +72,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     model: Name | None = None
     limits: Tighter = Tighter()
     workspace: str | None = None
+    await_event: control.AwaitEvent | None = None
     run_at: Moment | None = None
 
     @property

@@ -10,8 +10,9 @@ import waking
 from nats_server import NatsServer
 
 from events.pinned import JetStreamInbox
+from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
-from gateway import asking
+from gateway import asking, triggering
 from gateway.cli import main
 
 CAREFUL = """
@@ -308,6 +309,34 @@ def test_a_start_sent_again_is_the_same(run: Run) -> None:
     assert (both.code, both.object["error"]) == (2, "invalid_input")
 
 
+def test_a_start_that_waits_begins_when_it_happens(run: Run) -> None:
+    """What it does not wait for wakes nobody; what it does, it alone; and once."""
+    waits = ("--await-event", "ci.done", "--where", '{"branch": "main"}')
+    started = run("start", RESTS, "--id", "waits", *waits, "--within", "3d", "--json")
+    assert started.object["status"] == "awaiting_event"
+    awaited = json.loads(run("show", "waits", "--json").out)["awaited"]
+    assert (awaited["event_type"], awaited["where"]) == ("ci.done", {"branch": "main"})
+    assert awaited["deadline"]
+    other = run("trigger", "ci.done", '{"branch": "other"}')
+    assert (other.code, other.out) == (0, "0 executions woken\n")
+    stranger = run("trigger", "ci.done", '{"branch": "main"}', "--user", "bob")
+    assert stranger.out == "0 executions woken\n"
+    woke = run("trigger", "ci.done", '{"branch": "main", "ok": true}')
+    assert (woke.code, woke.out) == (0, "1 execution woken\n")
+    assert run("watch", "waits").code == 0
+    again = run("trigger", "ci.done", '{"branch": "main"}', "--json")
+    assert (again.code, again.object["woken"]) == (0, 0)
+    assert again.object["trigger"] == f"seq-{again.object['position']}"
+    assert "ci.done" in run("events", "waits").out
+
+
+def test_what_happens_to_all_wakes_everybody(run: Run) -> None:
+    """Those who wait for it, whoever's they are; data may be left out."""
+    for user in ("ada", "bob"):
+        run("start", RESTS, "--id", "w", "--user", user, "--await-event", "all.over")
+    assert run("trigger", "all.over", "--all").out == "2 executions woken\n"
+
+
 def test_a_command_is_for_its_user_s_executions(run: Run) -> None:
     """Under another name the same id is not there."""
     assert run("start", RESTS, "--id", "mine", "--user", "ada").code == 0
@@ -344,6 +373,28 @@ def test_a_command_is_for_its_user_s_executions(run: Run) -> None:
         (("start", "x", "--workspace", "round"), "round' is no path"),
         (("start", "x", "--workspace", "bad \udcff name"), "is not UTF-8"),
         (("pause", "x", "--nats", "nonsense"), "is no NATS address"),
+        (("start", "x", "--await-event", "ci.*"), "at `$.await_event.event_type`"),
+        (("start", "x", "--await-event", ""), "at `$.await_event.event_type`"),
+        (("start", "x", "--where", "{}"), "are about --await-event: name a type"),
+        (("start", "x", "--within", "3d"), "are about --await-event: name a type"),
+        (("start", "x", "--await-event", "a", "--where", "[]"), "write a JSON object"),
+        (("start", "x", "--await-event", "a", "--where", "{"), "write a JSON object"),
+        (("start", "x", "--await-event", "a", "--within", "soon"), "write a time as"),
+        (("start", "x", "--await-event", "a", "--within", "0s"), "event.within`"),
+        (("start", "x", "--await-event", "a", "--within", "400d"), "event.within`"),
+        (("trigger", "ci.*"), "event type 'ci.*' is not allowed"),
+        (("trigger", ">"), "event type '>' is not allowed"),
+        (("trigger", "", "1"), "event type '' is not allowed"),
+        (("trigger", "ci", "{"), "the data is not JSON"),
+        (("trigger", "ci", "text"), "the data is not JSON"),
+        (("trigger", "ci", ""), "the data is not JSON"),
+        (("trigger", "ci", '"\udcff"'), "the data is not JSON"),
+        (("trigger", "ci", "[" * 100_000), "the data is not JSON"),
+        (("trigger", "ci", "[" * 99 + "]" * 99), "nested deeper than 97 levels"),
+        (("trigger", "ci", '"' + "x" * 262_143 + '"'), "262,144 bytes, not 262,145"),
+        (("trigger", "ci", '{"specversion": "0.3"}'), "not a CloudEvent"),
+        (("trigger", "ci", "1", "--user", "a b"), "user 'a b' is not allowed"),
+        (("trigger", "ci", "1", "--user", "all"), "user 'all' is reserved"),
     ],
 )
 def test_what_is_wrong_is_refused_in_one_line(
@@ -374,8 +425,25 @@ def test_nobody_there_is_code_5(
     assert "takes effect when one is" in silent.err
 
 
+def test_with_no_reactor_a_trigger_is_stored_or_not_and_it_is_said(
+    run: Run, own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code 5, with where it stands and what to start."""
+    empty = run("trigger", "ci", "--nats", own_server.url, "--json")
+    assert (empty.code, empty.object["error"]) == (5, "unavailable")
+    assert "not stored" in empty.err
+    assert "wake service reactor" in empty.err
+    asyncio.run(provide(own_server.url))
+    monkeypatch.setattr(triggering, "ANSWER", 0.05)
+    silent = run("trigger", "ci", "--nats", own_server.url)
+    assert silent.code == 5
+    assert "is a reactor service running (wake up)?" in silent.err
+    assert "stored (position 1)" in silent.err
+
+
 async def provide(url: str) -> None:
-    """Make the stream of commands, as a service does that has ended since."""
+    """Make the streams, as a service does that has ended since."""
     wire = await Wire.connect(url)
     await JetStreamInbox.open(wire)
+    await JetStreamTriggers.open(wire)
     await wire.close()

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from clerks import (
     KEY,
+    LAST_TRIGGER,
     START,
     WORKER,
     Clerk,
@@ -75,6 +76,29 @@ async def test_a_start_is_answered_with_what_it_made(to: Clerk) -> None:
     assert isinstance(created, Created)
     assert (created.input, created.metadata) == ("Do it.", {"ticket": 7})
     assert created.agent.limits.max_steps == 10
+
+
+async def test_a_start_may_wait_for_an_event(to: Clerk) -> None:
+    """Behind the last trigger of that moment; sent again it is the same wait."""
+    asked = {"event_type": "ci.done", "where": {"n": 7}, "within": 60}
+    first, again = [
+        await to.start(command_id=command, await_event=asked) for command in ("a", "b")
+    ]
+    assert (first.status, first.version) == ("awaiting_event", 1)
+    assert (again.accepted, again.version) == (True, 1)
+    (recorded,) = await to.journal.read(KEY)
+    assert recorded.route == "parked"
+    (created,) = recorded.commit.events
+    assert isinstance(created, Created)
+    awaited = created.awaited
+    assert awaited
+    assert (awaited.event_type, awaited.where) == ("ci.done", {"n": 7})
+    assert awaited.after_trigger == LAST_TRIGGER
+    assert awaited.deadline
+    waited = (awaited.deadline - recorded.commit.at).total_seconds()
+    assert 59 < waited <= 60
+    other = await to.start(await_event={**asked, "where": {"n": 8}})
+    assert (other.accepted, other.code) == (False, "already_exists")
 
 
 async def test_signals_are_answered_with_the_status_they_lead_to(to: Clerk) -> None:

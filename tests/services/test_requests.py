@@ -100,6 +100,15 @@ def test_the_digest_tells_requests_apart(one: Any, other: Any) -> None:
     assert digests[0] == digests[2]
 
 
+def test_a_start_that_says_nothing_new_has_the_digest_it_always_had() -> None:
+    """Or whoever asks again after an upgrade would be refused."""
+    old = msgspec.json.decode(start(command_id="c"), type=Start)
+    assert old.digest == "a7c1101818c5e11af1dfcdc2b28b8eb2"
+    waits = msgspec.json.decode(start(await_event={"event_type": "a"}), type=Start)
+    other = msgspec.json.decode(start(await_event={"event_type": "b"}), type=Start)
+    assert len({old.digest, waits.digest, other.digest}) == 3
+
+
 def start(**more: Any) -> bytes:
     """Write a start."""
     return msgspec.json.encode({**START, **more})
@@ -108,6 +117,23 @@ def start(**more: Any) -> bytes:
 @pytest.mark.parametrize(
     ("verb", "body", "said"),
     [
+        ("start", start(await_event={}), "missing required field `event_type`"),
+        ("start", start(await_event={"event_type": "a.*"}), "at `$.await_event.event"),
+        (
+            "start",
+            start(await_event={"event_type": "a", "where": {"x": {}}}),
+            "at `$.await_event.where[...]`",
+        ),
+        (
+            "start",
+            start(await_event={"event_type": "a", "within": 0}),
+            "at `$.await_event.within`",
+        ),
+        (
+            "start",
+            start(await_event={"event_type": "a", "call_id": "x"}),
+            "unknown field `call_id`",
+        ),
         ("fork", b"{}", "no command 'fork'; there are: start, pause"),
         ("x" * 90, b"{}", "no command"),
         ("start", b"", "missing required field `agent_type`"),

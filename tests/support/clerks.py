@@ -27,6 +27,7 @@ WORKER = AgentSpec(
     tools=("ask_user",),
     limits=Limits(max_steps=10, max_tokens=1_000, timeout=60),
 )
+LAST_TRIGGER = 17
 START = {"agent_type": "worker", "input": "Do it."}
 
 
@@ -133,8 +134,14 @@ def lifecycle(
         inbox,
         resolve,
         allowed or Allowed([]),
+        last_trigger=last_trigger,
         schedules=schedules,
     )
+
+
+async def last_trigger() -> int:
+    """Tell of triggers that were there before."""
+    return LAST_TRIGGER
 
 
 class Forgetful(MemoryInbox):

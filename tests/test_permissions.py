@@ -49,6 +49,9 @@ FORBIDDEN = [
     "commands.bob.x.start",
     "commands.bob.x.cancel",
     "commands.alice.x.dance",
+    "triggers.bob.ci.done",
+    "triggers.all.ci.done",
+    "triggers.alice",
     "gateway.alice.x.start",
     "events.alice.x.agents",
     "feed.alice.x.agents",
@@ -103,6 +106,8 @@ async def test_a_user_cannot_publish_there(subject: str, fenced: Login) -> None:
         "recurring.alice.>",
         "commands.>",
         "commands.alice.>",
+        "triggers.>",
+        "triggers.alice.>",
         "gateway.>",
         "$JS.API.>",
         "$O.>",
@@ -131,6 +136,7 @@ async def test_a_reply_subject_leads_nowhere(fenced: Login) -> None:
         "commands.bob.x.kill",
         "gateway.bob.x.kill",
         "answers.bob.x",
+        "triggers.all.ci.done",
         "logs.bob.x.info",
         "$JS.API.STREAM.MSG.DELETE.EVENTS",
         "$JS.API.STREAM.PURGE.COMMANDS",
@@ -145,9 +151,38 @@ async def test_a_reply_subject_leads_nowhere(fenced: Login) -> None:
         await wake.flush()
         for target in [*targets, "answers.alice.ack"]:
             await alice.publish("commands.alice.nobody.pause", b"{}", reply=target)
-        ack = await acks.next_msg(timeout=LIMIT)  # the last: all others were sent
-        assert json.loads(ack.data)["stream"] == "COMMANDS"
+            await alice.publish("triggers.alice.ci.done", b"{}", reply=target)
+        told = [await acks.next_msg(timeout=LIMIT) for _ in range(2)]  # of the last
+        assert {json.loads(t.data)["stream"] for t in told} == {"COMMANDS", "TRIGGERS"}
         await wake.flush()
-        assert [subscription.pending_msgs for subscription in arrived] == [0] * 7
+        assert [subscription.pending_msgs for subscription in arrived] == [0] * 8
         assert await last_position(wake) == before
+        assert complaints.empty()
+
+
+async def test_a_user_wakes_her_own_and_hears_how_many(fenced: Login) -> None:
+    """From an account of her own, with the headers of a CloudEvent; bob's sleep on."""
+    async with connected(fenced) as (alice, complaints):
+        command = await alice.subscribe("answers.alice.w-1")
+        trigger = await alice.subscribe("answers.alice.t-1")
+        await alice.flush()
+        body = {
+            "command_id": "w-1",
+            "agent_type": "explorer",
+            "input": "x",
+            "await_event": {"event_type": "ci.done"},
+        }
+        await alice.publish("commands.alice.w-1.start", json.dumps(body).encode())
+        started = json.loads((await command.next_msg(timeout=LIMIT)).data)
+        assert started["status"] == "awaiting_event"
+        headers = {
+            "ce-specversion": "1.0",
+            "ce-id": "1",
+            "ce-source": "/ci",
+            "ce-type": "ci.done",
+            "Wake-Answer": "t-1",
+        }
+        await alice.publish("triggers.alice.ci.done", b"{}", headers=headers)
+        answer = await trigger.next_msg(timeout=LIMIT)
+        assert json.loads(answer.data)["woken"] == 1
         assert complaints.empty()

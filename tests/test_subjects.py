@@ -22,17 +22,22 @@ from events.messages import Reply, ToolCall, Usage
 from events.names import ROUTES, Key, check_id
 from events.spec import AgentSpec
 from events.timetable import MemoryTimetable
+from events.triggers import MemoryTriggers
 from services import requests
 from services.agents.registry import Registry
 from services.allowed import Allowed
 from services.handler import Handler
 from services.lifecycle import Lifecycle
+from services.reactor import Reactor
 from services.schedules import Schedules
 from services.tools.toolbox import TOOLS
+from services.triggers import Waker
 
 SENT = documented.examples("sent")
 HEARD = documented.examples("heard")
 STORED = documented.examples("stored")
+TRIGGERED = documented.examples("triggered")
+WOKEN = documented.examples("woken")
 
 
 def subject(example: Example) -> str:
@@ -84,6 +89,28 @@ async def test_what_parks_is_stored_as_the_page_shows(execution: str) -> None:
     assert {k: v for k, v in shown.items() if k not in varies} == {
         k: v for k, v in stored.items() if k not in varies
     }
+
+
+async def test_the_triggers_of_the_page_are_answered_as_shown() -> None:
+    """Sent in their order to a reactor, they wake what the page lets wait."""
+    _, journal = await played()
+    triggers, inbox = MemoryTriggers(), MemoryInbox()
+    waker = Waker(Handler(journal, "reactor"), triggers, inbox.answer)
+    reactor = Reactor(journal, [waker])
+    answers = {}
+    async with asyncio.TaskGroup() as group, inbox.answers("alice", "*") as heard:
+        group.create_task(reactor.run())
+        await waker.ready.wait()
+        for example in TRIGGERED:
+            await triggers.post(example.subject, example.body, example.headers)
+            id_ = f"answers.alice.{example.headers['Wake-Answer']}"
+            answers[id_] = msgspec.json.decode(await heard.get())
+        await reactor.stop()
+    assert answers == {example.subject: example.value for example in WOKEN}
+    state = (await Handler(journal, "t").load(Key("alice", "release-1"))).state
+    assert 'Event ci.failed: {"branch":"main","run":17}' in str(
+        list(state.conversation())
+    )
 
 
 @pytest.mark.parametrize("example", STORED, ids=subject)

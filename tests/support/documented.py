@@ -7,16 +7,21 @@ from typing import Any, NamedTuple
 
 TEXT = (Path(__file__).parents[2] / "docs/subjects.md").read_text()
 
-_JSON = re.compile(r"<!-- (sent|heard|stored): (\S+) -->\n```json\n(.*?)```", re.DOTALL)
+_JSON = re.compile(
+    r"<!-- (sent|heard|stored|triggered|woken): (\S+)((?: \S+=\S+)*) -->\n"
+    r"```json\n(.*?)```",
+    re.DOTALL,
+)
 _BLOCK = r"<!-- {} -->\n```\w*\n(.*?)```\n<!-- end -->"
 
 
 class Example(NamedTuple):
-    """A message: what happens to it, where, and its body."""
+    """A message: what happens to it, where, its body and its headers."""
 
     what: str
     subject: str
     body: bytes
+    headers: dict[str, str]
 
     @property
     def value(self) -> Any:
@@ -25,12 +30,16 @@ class Example(NamedTuple):
 
 
 def examples(what: str) -> list[Example]:
-    """The messages that are ``sent``, ``heard`` or ``stored``, in order."""
+    """The messages of one kind, such as ``sent`` or ``heard``, in order."""
     return [
-        Example(kind, subject, body.encode())
-        for kind, subject, body in _JSON.findall(TEXT)
+        Example(kind, subject, body.encode(), _headers(headers))
+        for kind, subject, headers, body in _JSON.findall(TEXT)
         if kind == what
     ]
+
+
+def _headers(text: str) -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in text.split())
 
 
 def config() -> str:

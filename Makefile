@@ -23,7 +23,7 @@ run: .venv/.ready ## an agent explores this directory and reports
 	$(BIN)/wake run "Explore this repository and report what it is." --agent explorer --workspace .
 
 test: .venv/.ready $(NODE_MODULES) ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 faults: .venv/.ready ## the fault suite in its long form: 10,000 simulated worlds
 	$(BIN)/python -m pytest tests/faults --long

@@ -332,7 +332,7 @@ def trigger(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Let something happen: whoever waits for it is woken; prints how many.
+    """Let something happen: whoever waits for it is woken; prints how many.
 
     \b
     Examples:

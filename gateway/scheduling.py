@@ -62,7 +62,7 @@ def add(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Let a start recur; prints when the first run is.
+    """Let a start recur; prints when the first run is.
 
     \b
     Examples:
@@ -114,7 +114,7 @@ def rm(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Remove a schedule; what it started goes on.
+    """Remove a schedule; what it started goes on.
 
     \b
     Example:
@@ -132,7 +132,7 @@ def pause(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Let a schedule rest; times that pass meanwhile are not made up for.
+    """Let a schedule rest; times that pass meanwhile are not made up for.
 
     \b
     Example:
@@ -150,7 +150,7 @@ def resume(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Let a schedule go on with the next time to come.
+    """Let a schedule go on with the next time to come.
 
     \b
     Example:
@@ -169,7 +169,7 @@ def ls(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""List the schedules: when they are due, and what became of the last time.
+    """List the schedules: when they are due, and what became of the last time.
 
     \b
     Examples:

@@ -62,11 +62,15 @@ def _applier(perspective: type, kind: type[Event]) -> _Applier:
 
 
 class Parent(msgspec.Struct, frozen=True, kw_only=True):
-    """Who started a subagent: the execution and the call that asked for it."""
+    """Who started a subagent: the execution and the call that asked for it.
+
+    ``root`` is the execution at the top, in whose own directory all below work.
+    """
 
     execution: str
     call_id: str
     depth: int
+    root: str = ""
 
 
 class Awaited(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -282,13 +286,14 @@ class ChildSpawned(Event, frozen=True, kw_only=True, tag="child_spawned.v1"):
 class ChildFinished(
     Event, frozen=True, kw_only=True, tag="child_finished.v1", omit_defaults=True
 ):
-    """A subagent ended."""
+    """A subagent ended; ``cost`` leaves out ``unpriced`` replies of its."""
 
     child: str
     status: str
     summary: str = ""
     usage: Usage = Usage()
     cost: float | None = None
+    unpriced: int = 0
 
 
 class Recovered(

@@ -16,6 +16,12 @@ from events.messages import ToolCall
 
 Text = Annotated[str, Meta(min_length=1, max_length=16_384)]
 
+MOST_AT_ONCE = 10
+"""Subagents of one reply: side by side they share what is left of the limits."""
+
+MOST_IN_ALL = 50
+"""Subagents of one execution: each is a history of its own, and in its parent's."""
+
 _EVENT_TYPE = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$(?!\n)"
 """Subject tokens; ``$`` alone would let a line break at the end pass."""
 

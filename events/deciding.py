@@ -76,6 +76,13 @@ class Deciding(Slice[e.Event]):
                 "idempotency key, or repeat the request as it was"
             )
 
+    def beget(self, created: e.Created, failed: e.Failed | None = None) -> None:
+        """Begin as a subagent, or fail at once; what is there stays as it is."""
+        if self.state.version == 0:
+            self.trigger_event(lambda: created)
+            if failed is not None:
+                self.trigger_event(lambda: failed)
+
     def abandon(self) -> None:
         """Close what was admitted and never created."""
         if self.state.version == 0:
@@ -131,6 +138,7 @@ class Deciding(Slice[e.Event]):
         *,
         usage: Usage,
         cost: float | None,
+        unpriced: int = 0,
     ) -> None:
         """Hear of a subagent's end; lawful at any time before the own end."""
         known = self.state.children.get(child)
@@ -143,6 +151,7 @@ class Deciding(Slice[e.Event]):
             summary=summary,
             usage=usage,
             cost=cost,
+            unpriced=unpriced,
         )
 
     def fork(self, forked: e.Forked) -> None:

@@ -189,11 +189,11 @@ class Execution(Running):
         state.idle_attempts = 0
         self._spend(usage, cost)
 
-    def _spend(self, usage: Usage, cost: float | None) -> None:
+    def _spend(self, usage: Usage, cost: float | None, unpriced: int = 0) -> None:
         state = self.state
         state.usage = state.usage + usage
         state.cost += cost or 0.0
-        state.unpriced += cost is None
+        state.unpriced += unpriced + (cost is None)
 
     @event(e.ToolStarted)
     def _(self, call_id: str, attempt: int) -> None:
@@ -316,8 +316,8 @@ class Execution(Running):
         self._rest("pending")
 
     @event(e.ChildSpawned)
-    def _(self, call_id: str, child: str, agent: str) -> None:
-        self.state.children[child] = Child(agent=agent, call_id=call_id)
+    def _(self, call_id: str, child: str, agent: str, prompt: str) -> None:
+        self.state.children[child] = Child(agent=agent, call_id=call_id, prompt=prompt)
         call = self.state.call(call_id)
         if call:
             call.phase = "waiting"
@@ -325,14 +325,20 @@ class Execution(Running):
 
     @event(e.ChildFinished)
     def _(
-        self, child: str, status: str, summary: str, usage: Usage, cost: float | None
+        self,
+        child: str,
+        status: str,
+        summary: str,
+        usage: Usage,
+        cost: float | None,
+        unpriced: int,
     ) -> None:
         known = self.state.children.get(child)
         outcome: Outcome = "success" if status == "completed" else "failed"
         if known:
             known.status = status
             self._shut(known.call_id, summary or f"The subagent {status}.", outcome)
-        self._spend(usage, cost)
+        self._spend(usage, cost, unpriced)
         if self.state.status == "awaiting_event":
             self.state.status = self.state.resting
 

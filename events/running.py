@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from events import answers, control, next_action
+from events import answers, control, inheritance, next_action
 from events import catalog as e
 from events.deciding import Deciding
 from events.errors import Obsolete, Stale, ToolFailed
@@ -183,6 +183,26 @@ class Running(Deciding):
             )
         if not self.state.may_spawn:
             raise ToolFailed(f"subagents may be {agent.max_depth} deep; do it yourself")
+        self._check_room(call)
+
+    def _check_room(self, call: Call) -> None:
+        """Raise ToolFailed if there is no room for one more subagent."""
+        spent = inheritance.spent(self.state, self.now)
+        if spent:
+            raise ToolFailed(f"nothing is left of your {spent} for a subagent")
+        turn, children = self.state.turn, self.state.children
+        asked = [c for c in turn.calls if c.name == call.name] if turn else []
+        before = sum(c.phase != "done" for c in asked[: asked.index(call)])
+        if before >= control.MOST_AT_ONCE:
+            raise ToolFailed(
+                f"at most {control.MOST_AT_ONCE} subagents start in one reply: ask for "
+                "the others when these have ended"
+            )
+        if len(children) + before >= control.MOST_IN_ALL:
+            raise ToolFailed(
+                f"{control.MOST_IN_ALL} subagents are the most for one execution; do "
+                "the rest yourself"
+            )
 
     def _proceed(self) -> None:
         """Perform every action that needs no world, until one does: ``todo``."""

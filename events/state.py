@@ -86,6 +86,7 @@ class Child(msgspec.Struct, kw_only=True):
 
     agent: str
     call_id: str
+    prompt: str = ""
     status: str = "running"
 
 

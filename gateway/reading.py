@@ -21,6 +21,7 @@ from gateway.orders import find
 from gateway.output import put, put_json
 from gateway.plain import MARKS
 from gateway.progress import Progress
+from gateway.subagents import Below, listed, subagents
 from gateway.summary import reason, used
 from gateway.wording import (
     arguments,
@@ -54,12 +55,12 @@ def ls(place: Place, statuses: Sequence[str], *, as_json: bool) -> None:
 
 def show(place: Place, execution: str, *, at: int | None, as_json: bool) -> None:
     """Print an execution at its newest version, or at one; raises WakeError."""
-    key, history = _history(place, execution)
+    key, history, below = _history(place, execution)
     progress = Progress.of(key, history[: _version(at, len(history))])
     if as_json:
-        put_json(_whole(progress.state))
+        put_json({**_whole(progress.state), "subagents": below})
         return
-    for line in _lines(progress):
+    for line in _lines(progress, below):
         put(line)
     if at is None:
         for line in question.answers(key, progress.state, place):
@@ -76,7 +77,7 @@ def events(place: Place, execution: str, *, follow: bool, as_json: bool) -> None
     if follow and reach(place) is not None:
         _read(place, partial(_follow, execution=execution, tell=tell))
         return
-    _, history = _history(place, execution)
+    _, history, _ = _history(place, execution)
     for recorded in history:
         tell(recorded)
 
@@ -111,13 +112,15 @@ def _width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _history(place: Place, execution: str) -> tuple[Key, list[Recorded]]:
+def _history(place: Place, execution: str) -> tuple[Key, list[Recorded], list[Below]]:
+    """All of an execution, and how its subagents stand."""
     check_id(execution)
     place.check()
 
-    async def load(log: Log) -> tuple[Key, list[Recorded]]:
+    async def load(log: Log) -> tuple[Key, list[Recorded], list[Below]]:
         key = await find(log.journal, execution)
-        return key, await log.journal.read(key)
+        history = await log.journal.read(key)
+        return key, history, await subagents(log.journal, key, history)
 
     return _read(place, load)
 
@@ -141,7 +144,7 @@ def _whole(state: State) -> dict[str, Any]:
     return whole
 
 
-def _lines(progress: Progress) -> Iterator[str]:
+def _lines(progress: Progress, below: list[Below]) -> Iterator[str]:
     state = progress.state
     for name, value in _fields(state):
         yield f"{name:10} {value}"
@@ -152,6 +155,7 @@ def _lines(progress: Progress) -> Iterator[str]:
         if name == "prompt":
             yield from _plan(state)
             yield from _steps(progress)
+            yield from listed(below)
     if state.request:
         yield ""
         yield from question.asked(state)
@@ -162,6 +166,8 @@ def _fields(state: State) -> Iterator[tuple[str, str]]:
     yield "user", state.user
     yield "version", f"{state.version}, of {moment(state.updated_at)}"
     yield "status", state.status
+    if state.parent is not None:
+        yield "parent", state.parent.execution
     if why := state.finish_reason or reason(state):
         yield "because", why
     yield "agent", f"{one_line(state.agent.name)} on {one_line(state.agent.model)}"

@@ -46,10 +46,11 @@ from services.agents.registry import Registry
 from services.allowed import Allowed
 from services.boot import recover_all
 from services.bounds import Bounds
+from services.children import Children
 from services.embedded import EmbeddedServer
 from services.folder import DataFolder
 from services.handler import Handler
-from services.lifecycle import Lifecycle
+from services.lifecycle import Lifecycle, Resolve
 from services.logwriter import LogWriter
 from services.process import tune_collector
 from services.reactor import Reactor
@@ -216,7 +217,7 @@ class Services:
             case "runner":
                 return await self._runner(wire, journal, bench, tell)
             case "reactor":
-                return await self._reactor(wire, journal, login)
+                return await self._reactor(wire, journal, login, bench)
             case "lifecycle":
                 return await self._lifecycle(wire, journal, bench, tell)
 
@@ -235,6 +236,21 @@ class Services:
     ) -> Part:
         replicas = self._settings.nats.replicas
         inbox = await JetStreamInbox.open(wire, replicas=replicas)
+        timetable = await JetStreamTimetable.open(wire, replicas=replicas)
+        allowed = self._settings.schedules
+        allowance = Allowance(allowed.least_interval, allowed.most)
+        lifecycle = Lifecycle(
+            Handler(journal, "lifecycle"),
+            inbox,
+            self._resolve(bench),
+            self._allowed(),
+            tell,
+            Schedules(timetable, lambda _user: allowance),
+            last_trigger=JetStreamTriggers(wire).last,
+        )
+        return Part(partial(_watched, wire, lifecycle.run), lifecycle.stop)
+
+    def _resolve(self, bench: Bench) -> Resolve:
         registry = Registry.load(self._settings.agents.file)
 
         def resolve(agent: str, model: str | None) -> AgentSpec:
@@ -242,19 +258,7 @@ class Services:
                 agent, model=model, effects=TOOLS, offered=bench.tools
             )
 
-        timetable = await JetStreamTimetable.open(wire, replicas=replicas)
-        allowed = self._settings.schedules
-        allowance = Allowance(allowed.least_interval, allowed.most)
-        lifecycle = Lifecycle(
-            Handler(journal, "lifecycle"),
-            inbox,
-            resolve,
-            self._allowed(),
-            tell,
-            Schedules(timetable, lambda _user: allowance),
-            last_trigger=JetStreamTriggers(wire).last,
-        )
-        return Part(partial(_watched, wire, lifecycle.run), lifecycle.stop)
+        return resolve
 
     def _allowed(self) -> Allowed:
         workspaces, data = self._settings.workspaces, self._settings.data
@@ -286,23 +290,22 @@ class Services:
         return Part(partial(_watched, wire, runner.run), partial(self._drain, runner))
 
     async def _reactor(
-        self, wire: Wire, journal: JetStreamJournal, login: Address
+        self, wire: Wire, journal: JetStreamJournal, login: Address, bench: Bench
     ) -> Part:
-        recovery = Recovery(
-            Handler(journal, "reactor"),
-            NatsPresences(wire),
-            await self._departures(login),
-        )
-        unheld = Unheld(Handler(journal, "reactor"), NatsPresences(wire))
+        handler, presences = Handler(journal, "reactor"), NatsPresences(wire)
+        recovery = Recovery(handler, presences, await self._departures(login))
+        unheld = Unheld(handler, presences)
         replicas = self._settings.nats.replicas
         timers = await JetStreamTimers.open(wire, replicas=replicas)
         timetable = await JetStreamTimetable.open(wire, replicas=replicas)
-        handler = Handler(journal, "reactor")
         recurring = Recurring(handler, timetable, timers, JetStreamInbox(wire))
         timekeeper = Timekeeper(handler, timers, recurring.ring)
         triggers = await JetStreamTriggers.open(wire, replicas=replicas)
         waker = Waker(handler, triggers, JetStreamInbox(wire).answer)
-        reactor = Reactor(journal, [recovery, unheld, timekeeper, recurring, waker])
+        children = Children(handler, self._resolve(bench))
+        reactor = Reactor(
+            journal, [recovery, unheld, timekeeper, recurring, waker, children]
+        )
         return Part(partial(_watched, wire, reactor.run), reactor.stop)
 
     async def _departures(self, login: Address) -> NatsDepartures | None:

@@ -32,7 +32,7 @@ from events.messages import Message, Reply, Request, ToolCall, ToolResult
 from events.names import Key
 from events.next_action import Await, CallModel, RunTools, next_action
 from events.spec import AgentSpec
-from events.state import Call
+from events.state import Call, State
 from events.triggers import LastTrigger, none_sent
 from services import metrics
 from services.agents.model import Model
@@ -108,7 +108,7 @@ class Means:
         named = execution.state.workspace
         if named is not None:
             return self._named(Path(named))
-        own = self.workspaces / execution.key.user / execution.key.execution
+        own = self.workspaces / execution.key.user / home(execution.state)
         try:
             own.mkdir(parents=True, exist_ok=True)
             self.adopt(own)
@@ -126,6 +126,11 @@ class Means:
             return workspace
         workspace.close()
         raise InvalidInput(f"the workspace {path} is a link now: it leads elsewhere")
+
+
+def home(state: State) -> str:
+    """The execution in whose own directory it works: a subagent in its parent's."""
+    return state.parent.root if state.parent and state.parent.root else state.id
 
 
 class Drive:

@@ -64,7 +64,7 @@ def people() -> Story:
 def waits() -> Story:
     """A start for later, an event, a deadline, two subagents, and a limit."""
     story = Story(Key("ada", "golden-waits"))
-    agent = spec(limits=Limits(max_steps=2, max_cost=1.0))
+    agent = spec(limits=Limits(max_steps=3, max_cost=0.5))
     awaited = e.Awaited(event_type="go", where={"branch": "main"}, after_trigger=5)
     later = BEGINNING + timedelta(hours=1)
     story.start(agent, scheduled_for=later, awaited=awaited, lane="agents_long")

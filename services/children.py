@@ -39,32 +39,32 @@ SUMMARY = 8 * 1024
 """Bytes of what a parent's model is told of a subagent: it reads it at each step."""
 
 
+ASKED, BORN = -1, 0
+"""What is known of a subagent before its end; then it is the position of that."""
+
+
 @dataclass(slots=True, eq=False)
 class Family:
     """A parent, and those of its subagents that it may still have to be told about.
 
-    ``children`` has the position of the end of each, 0 before; ``born`` those of
-    which a commit was seen. ``seen`` is the parent's last position, ``over`` and
-    ``killed`` tell how it ended.
+    ``seen`` is the parent's last position, ``over`` and ``killed`` tell how it ended.
+    It is in somebody's hands while ``due``; when it is ``called`` meanwhile, once more.
     """
 
     parent: Key
     children: dict[str, int] = field(default_factory=dict)
-    born: set[str] = field(default_factory=set)
     seen: int = 0
     over: bool = False
     killed: bool = False
     due: bool = False
-    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    called: bool = False
 
     @property
     def wanting(self) -> list[str]:
         """The subagents for which something has to be done."""
-        return [
-            child
-            for child, end in self.children.items()
-            if (not end if self.over else end or child not in self.born)
-        ]
+        if self.over:
+            return [child for child, end in self.children.items() if end <= BORN]
+        return [child for child, end in self.children.items() if end != BORN]
 
 
 class End(NamedTuple):
@@ -111,7 +111,7 @@ class Children:
         key = Key(parent.user, child)
         if key not in self._family_of:  # else a copy that names those of its source
             family = self._families.setdefault(parent, Family(parent))
-            family.children[child] = 0
+            family.children[child] = ASKED
             self._family_of[key] = family
 
     def _seen_parent(self, family: Family, recorded: Recorded) -> None:
@@ -121,13 +121,13 @@ class Children:
             for fact in recorded.commit.events
         )
         for child, end in list(family.children.items()):
-            if end and family.over:  # nobody is left to be told
+            if end > BORN and family.over:  # nobody is left to be told
                 self._drop(family.parent, child)
         self._call(family)
 
     def _seen_child(self, family: Family, recorded: Recorded) -> None:
         child = recorded.key.execution
-        family.born.add(child)
+        family.children[child] = max(BORN, family.children[child])
         if recorded.route == "finished" or _foreign(recorded, family.parent):
             family.children[child] = recorded.position
             if family.over:
@@ -141,7 +141,6 @@ class Children:
             return
         del family.children[child]
         del self._family_of[Key(parent.user, child)]
-        family.born.discard(child)
         if not family.children:
             del self._families[parent]
 
@@ -152,7 +151,10 @@ class Children:
 
     def _call(self, family: Family) -> None:
         """Let somebody see to a family, once everything of before has been seen."""
-        if self._due is not None and not family.due and family.wanting:
+        if self._due is None or not family.wanting:
+            return
+        family.called = True
+        if not family.due:
             family.due = True
             self._due.put_nowait(family)
 
@@ -170,9 +172,11 @@ class Children:
     async def _work(self, due: asyncio.Queue[Family]) -> None:
         while True:
             family = await due.get()
-            async with family.busy:
-                family.due = False  # what is seen from here on is seen to again
-                await self._see_to(family)
+            family.called = False
+            await self._see_to(family)
+            family.due = False
+            if family.called:
+                self._call(family)
 
     async def _see_to(self, family: Family) -> None:
         """Do what a family wants; try until the log has said yes or no."""

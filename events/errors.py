@@ -6,6 +6,7 @@
     ├── Refused                 the request is wrong as it stands; final
     │   ├── InvalidInput          a value breaks its rule
     │   ├── NotFound              nothing of that name or id
+    │   │   └── Deleted               there was, and retention deletes it
     │   ├── AlreadyExists         the id is taken by a different request
     │   ├── NotAllowedNow         the execution's status forbids it
     │   └── Stale                 another attempt took over; drop what you hold
@@ -55,6 +56,10 @@ class InvalidInput(Refused):
 
 class NotFound(Refused):
     """There is nothing of that name."""
+
+
+class Deleted(NotFound):
+    """Its history is being deleted."""
 
 
 class AlreadyExists(Refused):

@@ -25,14 +25,14 @@ from events.journal import Journal, WorkHeard, WorkQueue, unheeded
 from events.names import ROUTES, Key, Route
 from events.spec import Lane
 
-Primitive = Literal["publish", "following", "read", "tip", "store", "load"]
+Primitive = Literal["publish", "following", "read", "tip", "store", "load", "delete"]
 Fault = Literal[
     "lost_ack",  # publish, store: stored, and nobody says so
     "lost_request",  # publish, store: never arrived
     "foreign",  # publish: another commit lands first
     "stale",  # read: the newest commit is not seen yet
     "missing",  # read: a commit in the middle is not there
-    "silence",  # following, tip: no answer
+    "silence",  # following, tip, delete: no answer
     "delay",  # any: it takes a while
 ]
 
@@ -43,6 +43,7 @@ FAULTS: Mapping[Primitive, tuple[Fault, ...]] = {
     "tip": ("silence", "delay"),
     "store": ("lost_ack", "lost_request", "delay"),
     "load": ("delay",),
+    "delete": ("silence", "delay"),
 }
 """What can happen to each primitive."""
 
@@ -127,6 +128,10 @@ class FaultyJournal(Journal):
         if fault == "missing":
             del history[len(history) // 2 : len(history) // 2 + 1]
         return history
+
+    async def _delete(self, position: int) -> None:
+        await self._draw("delete")
+        await self.inner._delete(position)  # noqa: SLF001 - see above
 
     async def tip(self, key: Key) -> int:
         """Return the last position of ``key``."""

@@ -55,6 +55,7 @@ TRY = 2.0
 """Seconds one try of an append waits for its ack."""
 
 WRONG_LAST_SEQUENCE = 10071
+GONE = (10037, 10043, 10057)
 NAME_IN_USE = 10058
 NO_JETSTREAM = (10039, 10076)
 NO_STREAMS = (
@@ -140,6 +141,16 @@ class JetStreamJournal(Journal):
 
     async def _following(self, key: Key, after: int) -> Recorded | None:
         return await self._get({"seq": after + 1, "next_by_subj": history_filter(key)})
+
+    async def _delete(self, position: int) -> None:
+        # Not overwritten: that costs the writers more, and is no erasure either
+        # where there are backups.
+        query = {"seq": position, "no_erase": True}
+        try:
+            await self.wire.api(f"STREAM.MSG.DELETE.{EVENTS}", query)
+        except ApiError as error:
+            if error.number not in GONE:
+                raise OutcomeUnknown(str(error)) from error
 
     async def tip(self, key: Key) -> int:
         """Return the last position of ``key`` as the leader knows it."""

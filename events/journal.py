@@ -14,10 +14,13 @@ from functools import partial
 from typing import TypeVar
 
 from events.blobs import unpack
+from events.catalog import Purged
 from events.commit import Recorded
 from events.errors import (
     Conflict,
     Corrupt,
+    Deleted,
+    NotAllowedNow,
     OutcomeUnknown,
     TooLarge,
     Unavailable,
@@ -146,19 +149,28 @@ class Journal(ABC):
     async def read(self, key: Key, *, at_least: int = 0) -> list[Recorded]:
         """Load a whole history, oldest first; empty if there is none.
 
-        ``at_least``: a position that is known to be in it. Raises Corrupt if
-        versions are missing and stay missing, Unavailable if what answers is
-        behind and stays behind.
+        ``at_least``: a position that is known to be in it. Raises Deleted while
+        it is being deleted, Corrupt if versions are missing and stay missing,
+        Unavailable if what answers is behind and stays behind.
         """
         history: list[Recorded] = []
+        damage: Corrupt | None = None
         for attempt in range(REREADS):
             await asyncio.sleep(0.02 * attempt)
             history = sorted(await self._read(key), key=lambda r: r.commit.version)
             tip = history[-1].position if history else 0
             if tip >= at_least and _contiguous(history):
-                return [
-                    await self._unpacked(r) if r.commit.blobs else r for r in history
-                ]
+                try:
+                    return [
+                        await self._unpacked(r) if r.commit.blobs else r
+                        for r in history
+                    ]
+                except Corrupt as error:  # or it is just being deleted: look again
+                    damage = error
+            if _leftover(history):
+                raise Deleted(f"{key} was deleted")
+        if damage is not None:
+            raise damage
         if _contiguous(history) and await self.tip(key) >= at_least:
             raise Unavailable(f"{key}: its newest commits cannot be read yet")
         raise Corrupt(
@@ -225,6 +237,39 @@ class Journal(ABC):
         }
         return unpack(recorded, contents)
 
+    async def erase(self, key: Key) -> int:
+        """Delete a history that ends with ``purged``; returns the bytes it had.
+
+        Only a janitor may. The oldest commit goes first, ``purged`` last and blobs
+        before it, so that what is left tells what it is: asking again goes on. Raises
+        NotAllowedNow for any other history, Unavailable if it cannot go on.
+        """
+        left = sorted(await self._read(key), key=lambda r: r.position)
+        tip = await self.tip(key)
+        if tip > (left[-1].position if left else 0):
+            raise Unavailable(f"{key}: its newest commits cannot be read yet")
+        if not left:
+            return 0
+        if not _purged(left[-1]):
+            raise NotAllowedNow(f"{key} was not purged: it may not be deleted")
+        blobs = {b.sha256: b.size for r in left for b in r.commit.blobs}
+        for recorded in left[:-1]:
+            await self._insist_on_deleting(partial(self._delete, recorded.position))
+        for name in await self.blobs_of(key):
+            await self._insist_on_deleting(partial(self.delete_blob, name))
+        await self._insist_on_deleting(partial(self._delete, left[-1].position))
+        return sum(len(r.body) for r in left) + sum(blobs.values())
+
+    async def _insist_on_deleting(self, delete: Callable[[], Awaitable[None]]) -> None:
+        """Delete one thing; to delete it twice is harmless, so silence means again."""
+        try:
+            await self._insist(delete)
+        except (OutcomeUnknown, Unavailable) as error:
+            raise Unavailable(
+                f"nothing is deleted now: {error}; if that goes on, this user may not "
+                "(see nats.janitor_user)"
+            ) from error
+
     # ── what an adapter provides ─────────────────────────────────────────────
 
     @abstractmethod
@@ -238,6 +283,10 @@ class Journal(ABC):
     @abstractmethod
     async def _read(self, key: Key) -> list[Recorded]:
         """Return the commits of ``key``, in any order; may miss the newest."""
+
+    @abstractmethod
+    async def _delete(self, position: int) -> None:
+        """Remove a commit; one that is gone is fine. Raises OutcomeUnknown."""
 
     @abstractmethod
     async def tip(self, key: Key) -> int:
@@ -340,6 +389,15 @@ def _check_end(key: Key, after: int, last: int | None) -> None:
 
 def _contiguous(history: Sequence[Recorded]) -> bool:
     return all(r.commit.version == n for n, r in enumerate(history, 1))
+
+
+def _purged(recorded: Recorded) -> bool:
+    return isinstance(recorded.commit.events[-1], Purged)
+
+
+def _leftover(history: Sequence[Recorded]) -> bool:
+    """Whether this is the end of a history that is being deleted."""
+    return bool(history) and history[0].commit.version > 1 and _purged(history[-1])
 
 
 def _missing(history: Sequence[Recorded]) -> str:

@@ -8,7 +8,7 @@ and those of one execution have gaps. Two adapters stand behind the port,
 import asyncio
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple
@@ -199,6 +199,17 @@ class Logbook(ABC):
         done. Raises InvalidInput.
         """
 
+    @abstractmethod
+    async def forget(self, key: Key) -> int:
+        """Delete the lines of an execution; returns how many there were.
+
+        Only a janitor may. Raises InvalidInput and Unavailable.
+        """
+
+    @abstractmethod
+    async def forget_before(self, moment: datetime) -> int:
+        """Delete all lines that were stored before ``moment``; likewise."""
+
 
 class MemoryLogbook(Logbook):
     """All in one process: the same promises, nothing stored, nothing too old."""
@@ -240,13 +251,38 @@ class MemoryLogbook(Logbook):
         check_read(key, after, level)
         levels = LEVELS[LEVELS.index(level or LEVELS[0]) :]
         while True:
-            new = [decode_line(stored) for stored in self._stored[after:]]
-            after += len(new)
+            arrived = self._stored[after:]
+            after += len(arrived)
+            new = [decode_line(stored) for stored in arrived if stored.subject]
             run = [ln for ln in new if key in (None, ln.key) and ln.level in levels]
             if run:
                 yield run
             await self._beyond(after)
 
+    async def forget(self, key: Key) -> int:
+        """Delete the lines of an execution."""
+        gone = set(log_filters(_checked(key), None))
+        return self._forget(lambda stored: stored.subject in gone)
+
+    async def forget_before(self, moment: datetime) -> int:
+        """Delete all lines of before ``moment``: they are stored as they happen."""
+        return self._forget(
+            lambda stored: bool(stored.subject) and decode_line(stored).at < moment
+        )
+
+    def _forget(self, gone: Callable[[Stored], bool]) -> int:
+        """Leave holes: ids are places in the list."""
+        found = [n for n, stored in enumerate(self._stored) if gone(stored)]
+        for n in found:
+            self._stored[n] = Stored(n + 1, "", b"")
+        return len(found)
+
     async def _beyond(self, position: int) -> None:
         async with self._grown:
             await self._grown.wait_for(lambda: len(self._stored) > position)
+
+
+def _checked(key: Key) -> Key:
+    check_id(key.user, "user")
+    check_id(key.execution, "execution")
+    return key

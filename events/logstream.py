@@ -8,6 +8,7 @@ several levels in one order, without overlooking one that is just being stored.
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
@@ -32,6 +33,7 @@ from events.names import (
     Level,
     log_filters,
     log_subject,
+    log_subject_filter,
 )
 from events.pull import Feed, Source, delivery, reading
 from events.wire import ANSWER, ApiError, Wire, raise_problem, status
@@ -54,6 +56,7 @@ REMEMBERED = 30
 """Seconds a server knows the refs it stored: longer than a lost leader costs."""
 
 NAME_IN_USE = 10058
+NOT_FOUND = 10037
 
 STRANGE = "unreadable"
 """The event type of what somebody else put into the stream."""
@@ -74,6 +77,20 @@ _stream: dict[str, Any] = {
 }
 
 
+class _First(msgspec.Struct):
+    seq: int
+
+
+class _Kept(msgspec.Struct):
+    message: _First
+
+
+class _Purged(msgspec.Struct):
+    purged: int = 0
+
+
+_kept = msgspec.json.Decoder(_Kept)
+_purged = msgspec.json.Decoder(_Purged)
 _encoder = msgspec.json.Encoder()
 
 
@@ -173,6 +190,44 @@ class JetStreamLogbook(Logbook):
         async with aclosing(feed.runs(None)) as runs:
             async for run in runs:
                 yield run
+
+    # ── deleting ─────────────────────────────────────────────────────────────
+
+    async def forget(self, key: Key) -> int:
+        """Delete the lines of an execution."""
+        check_read(key, 0, None)
+        return await self._purge({"filter": log_subject_filter(key)})
+
+    async def forget_before(self, moment: datetime) -> int:
+        """Delete all lines that were stored before ``moment``."""
+        try:
+            first = await self._first_of(moment)
+        except (ApiError, OutcomeUnknown) as error:
+            raise Unavailable(f"log lines cannot be read now: {error}") from error
+        return await self._purge({"seq": first})
+
+    async def _first_of(self, moment: datetime) -> int:
+        """The id of the first line from ``moment`` on, or of the next one."""
+        info = await self._wire.api(f"STREAM.INFO.{LOGS}")
+        following = int(msgspec.json.decode(info)["state"]["last_seq"]) + 1
+        query = {"start_time": moment.isoformat(), "next_by_subj": LOGS_ALL}
+        try:
+            answer = await self._wire.api(f"STREAM.MSG.GET.{LOGS}", query)
+        except ApiError as error:
+            if error.number != NOT_FOUND:
+                raise
+            return following
+        return _kept.decode(answer).message.seq
+
+    async def _purge(self, what: dict[str, Any]) -> int:
+        try:
+            answer = await self._wire.api(f"STREAM.PURGE.{LOGS}", what)
+        except (ApiError, OutcomeUnknown) as error:
+            raise Unavailable(
+                f"log lines are not deleted: {error}; only the user of the janitor "
+                "may (nats.janitor_user)"
+            ) from error
+        return _purged.decode(answer).purged
 
 
 class _Letter(NamedTuple):

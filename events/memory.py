@@ -31,7 +31,7 @@ class MemoryJournal(Journal):
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
-        self._log: list[Recorded] = []
+        self._log: list[Recorded | None] = []
         self._histories: dict[Key, list[Recorded]] = defaultdict(list)
         self._blobs: dict[str, bytes] = {}
         self._grown = asyncio.Condition()
@@ -69,6 +69,17 @@ class MemoryJournal(Journal):
     async def _read(self, key: Key) -> list[Recorded]:
         return list(self._histories.get(key, []))
 
+    async def _delete(self, position: int) -> None:
+        recorded = self._log[position - 1]
+        if recorded is None:
+            return
+        self._log[position - 1] = None
+        self._histories[recorded.key].remove(recorded)
+        if not self._histories[recorded.key]:
+            del self._histories[recorded.key]
+        for leases in self._leases.values():
+            leases.open.pop(position, None)
+
     async def tip(self, key: Key) -> int:
         """Return the last position of ``key``; 0 if there is none."""
         history = self._histories.get(key)
@@ -76,7 +87,7 @@ class MemoryJournal(Journal):
 
     async def end(self, routes: Sequence[Route] = ROUTES) -> int:
         """Return the position of the last commit on some routes."""
-        found = (r.position for r in reversed(self._log) if r.route in routes)
+        found = (r.position for r in reversed(self._log) if r and r.route in routes)
         return next(found, 0)
 
     async def _store_blob(self, name: str, content: bytes) -> None:
@@ -100,7 +111,7 @@ class MemoryJournal(Journal):
         while live or after < end:
             new = self._log[after : None if live else end]
             after += len(new)
-            run = [r for r in new if key in (None, r.key) and r.route in routes]
+            run = [r for r in new if r and key in (None, r.key) and r.route in routes]
             if run:
                 yield run
             if live:
@@ -156,7 +167,9 @@ class MemoryJournal(Journal):
     def lane(self, lane: Lane, key: Key | None, after: int) -> list[Recorded]:
         """Return the work of a lane beyond a position."""
         return [
-            r for r in self._log[after:] if r.route == lane and key in (None, r.key)
+            r
+            for r in self._log[after:]
+            if r and r.route == lane and key in (None, r.key)
         ]
 
     async def grown(self, wait: float | None) -> None:

@@ -221,6 +221,11 @@ def log_filters(key: Key | None, level: Level | None) -> list[str]:
     return [f"logs.{user}.{execution}.{name}" for name in LEVELS[first:]]
 
 
+def log_subject_filter(key: Key) -> str:
+    """All log lines of ``key``, to delete them."""
+    return f"logs.{key.user}.{key.execution}.*"
+
+
 def check_level(level: str) -> Level:
     """Return ``level`` if there is such a level, else raise InvalidInput."""
     for known in LEVELS:

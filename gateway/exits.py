@@ -38,6 +38,7 @@ CODES: MappingProxyType[type[WakeError], Exit] = MappingProxyType(
         errors.Refused: Exit.USAGE,
         errors.InvalidInput: Exit.USAGE,
         errors.NotFound: Exit.USAGE,
+        errors.Deleted: Exit.USAGE,
         errors.AlreadyExists: Exit.USAGE,
         errors.NotAllowedNow: Exit.USAGE,
         errors.Stale: Exit.FAILED,

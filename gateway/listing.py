@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
+from events.catalog import Purged
 from events.errors import Corrupt, InvalidInput
 from events.execution import Execution
 from events.state import Failure, State, Status
@@ -60,6 +61,7 @@ async def rows_of(log: Log) -> list[Row]:
     """Fold the whole log; the newest execution first."""
     found: dict[Key, Execution] = {}
     damaged: set[Key] = set()
+    deleted: set[Key] = set()
     async with aclosing(log.journal.follow(live=False, whole=False)) as runs:
         async for run in runs:
             for recorded in run:
@@ -68,6 +70,10 @@ async def rows_of(log: Log) -> list[Row]:
                     known.follow(recorded)
                 except Corrupt:
                     damaged.add(recorded.key)
+                if isinstance(recorded.commit.events[-1], Purged):
+                    deleted.add(recorded.key)
+    for key in damaged & deleted:  # the rest of what is just being deleted
+        del found[key]
     rows = [_row(x.state, corrupt=key in damaged) for key, x in found.items()]
     return sorted(rows, key=_age, reverse=True)
 

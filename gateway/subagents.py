@@ -7,7 +7,7 @@ import msgspec
 
 from events import catalog as e
 from events.commit import Recorded
-from events.errors import Corrupt
+from events.errors import Corrupt, Deleted
 from events.execution import Execution
 from events.journal import Journal
 from events.names import Key
@@ -41,6 +41,8 @@ async def _look(journal: Journal, parent: Key, asked: e.ChildSpawned) -> Below:
     key = Key(parent.user, asked.child)
     try:
         state = Execution.fold(key, await journal.read(key)).state
+    except Deleted:
+        return Below(id=asked.child, agent=asked.agent, status="deleted")
     except Corrupt:
         return Below(id=asked.child, agent=asked.agent, status="corrupt")
     return Below(

@@ -17,7 +17,7 @@ from events import catalog as e
 from events import control, inheritance
 from events.commands import Cancel, Kill
 from events.commit import Recorded
-from events.errors import Corrupt, NotAllowedNow, Refused, Retryable, WakeError
+from events.errors import Corrupt, Deleted, NotAllowedNow, Refused, Retryable, WakeError
 from events.execution import Execution
 from events.messages import Usage
 from events.names import Key
@@ -219,7 +219,10 @@ class Children:
             execution = await self._handler.handle(
                 key, decide, cause=f"ended-with-{parent.id}"
             )
-        except Corrupt as error:  # its brothers and sisters must not go on for it
+        except (
+            Corrupt,
+            Deleted,
+        ) as error:  # its brothers and sisters must not go on for it
             logger.error("%s does not end: %s", key, error)  # noqa: TRY400
             return
         state = execution.state
@@ -234,7 +237,7 @@ class Children:
                 key, at_least=family.children.get(child, 0)
             )
             execution = await self._begun(parent, key, known)
-        except Corrupt as error:
+        except (Corrupt, Deleted) as error:
             return End("failed", f"It cannot be read any more: {error}")
         state = execution.state
         if not inheritance.is_child(state, family.parent):

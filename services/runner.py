@@ -11,6 +11,7 @@ from functools import partial
 
 from events.errors import (
     Conflict,
+    Deleted,
     Obsolete,
     OutcomeUnknown,
     Stale,
@@ -300,15 +301,15 @@ class Runner:
                 own=self._only is not None,
             )
 
-        known = await self._up_to_date(work)
-        begun = known.state.status == "running"
-        if known.state.idle_attempts >= SUSPECT:
-            await holding.wait_for(self._suspects)
         try:
+            known = await self._up_to_date(work)
+            begun = known.state.status == "running"
+            if known.state.idle_attempts >= SUSPECT:
+                await holding.wait_for(self._suspects)
             execution = await handler.handle(
                 recorded.key, self._means.informed(begin), known=known
             )
-        except Obsolete as error:
+        except (Obsolete, Deleted) as error:
             logger.debug("%s: %s", recorded.key, error)
             return None
         if begun:

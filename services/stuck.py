@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 
 from events.commit import Recorded
-from events.errors import Corrupt
+from events.errors import Corrupt, Deleted
 from events.execution import Execution
 from events.journal import Journal
 from events.names import LANES, Key
@@ -54,7 +54,7 @@ async def find_stuck(
             continue
         try:
             state = (await handler.load(last.key)).state
-        except Corrupt:
+        except (Corrupt, Deleted):
             continue
         waits = state.runnable and last.position > gone[state.lane]
         since = state.updated_at or newest

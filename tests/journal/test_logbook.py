@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -473,3 +474,43 @@ async def test_lines_written_again_after_a_lost_connection_are_stored_once(
             own_server.kill()
             own_server.start()
     assert said(await book.read(KEY, limit=MAX_LINES)) == [str(n) for n in range(5_000)]
+
+
+# ── deleting ─────────────────────────────────────────────────────────────────
+
+
+async def test_an_execution_is_forgotten_and_no_other(book: Logbook) -> None:
+    """How many lines it had is told; ids go on where they were."""
+    await book.write([line("a"), line("b", key=OTHER), line("c", level="error")])
+    assert await book.forget(KEY) == 2
+    assert await book.forget(KEY) == 0
+    assert await book.read(KEY) == []
+    assert said(await book.read(OTHER)) == ["b"]
+    await book.write([line("d")])
+    [new] = await book.read(KEY)
+    assert (new.message, new.id) == ("d", 4)
+
+
+async def test_what_is_older_is_forgotten(book: Logbook) -> None:
+    """By when it was stored; with nothing younger all goes, with nothing nothing."""
+    assert await book.forget_before(datetime.now(UTC)) == 0
+    await book.write([line("a", at=datetime.now(UTC))])
+    between = datetime.now(UTC)
+    await book.write([line("b", at=datetime.now(UTC))])
+    assert await book.forget_before(between) == 1
+    assert said(await book.read(KEY)) == ["b"]
+    assert await book.forget_before(between) == 0
+    assert await book.forget_before(datetime.now(UTC) + timedelta(days=1)) == 1
+    assert await book.read(KEY) == []
+
+
+@pytest.mark.parametrize("bad", BAD_IDS)
+async def test_nothing_is_forgotten_for_a_name_that_is_none(
+    bad: str, book: Logbook
+) -> None:
+    """A wildcard would forget everybody's."""
+    await book.write([line("a")])
+    for key in (Key(bad, KEY.execution), Key(KEY.user, bad)):
+        with pytest.raises(InvalidInput):
+            await book.forget(key)
+    assert said(await book.read(KEY)) == ["a"]

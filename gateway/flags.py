@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     from gateway.composition import Place
     from gateway.configuration import Loaded
+    from gateway.settings import Settings
 
 Data = Annotated[
     Path | None,
@@ -48,10 +49,19 @@ def loaded(**flags: object) -> "Loaded":
 
 def place_of(data: Path | None, nats: str | None) -> "Place":
     """Say where the log is, by the flags and what is configured."""
+    settings = loaded(data=data).settings
+    return place_in(settings, nats, settings.nats.login)
+
+
+def place_in(
+    settings: "Settings",
+    nats: str | None,
+    login: tuple[str, str] | tuple[None, None],
+) -> "Place":
+    """Say where the log is, and as whom it is entered where that is configured."""
     from gateway.composition import Place  # noqa: PLC0415 - not for --help
 
-    settings = loaded(data=data).settings
     if nats is not None:
         return Place(settings.data, nats)
     url = settings.nats.url
-    return Place(settings.data, None if url is None else str(url), settings.nats.login)
+    return Place(settings.data, None if url is None else str(url), login)

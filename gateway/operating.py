@@ -1,11 +1,12 @@
-"""The commands for whoever operates runners: runners, recover."""
+"""The commands for whoever operates it: runners, recover, cleanup."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gateway.exits import told
-from gateway.flags import Data, Json, Nats, place_of
+from gateway.flags import Config, Data, Json, Nats, loaded, place_of
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -58,3 +59,55 @@ def recover(
 
         seconds = times.seconds_of(older_than, "--older-than")
         roll.recover(place_of(data, nats), seconds, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def cleanup(
+    *,
+    days: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, max=36_500, help="Ended so long ago.  [30]"),
+    ] = None,
+    logs_days: Annotated[
+        int | None,
+        typer.Option(
+            "--logs-days",
+            metavar="N",
+            min=0,
+            max=36_500,
+            help="Also delete log lines older than this.",
+        ),
+    ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep each history as a file there first."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be deleted.")
+    ] = False,
+    config: Config = None,
+    data: Data = None,
+    nats: Nats = None,
+    as_json: Json = False,
+) -> None:
+    r"""Delete executions that ended long ago, with all that belongs to them.
+
+    History, log lines and the workspace, unless it was named at the start. What
+    has not ended is never touched, nor what it has subagents in. A service does
+    this by itself every day; it can be interrupted at any time. Exit code 1 if
+    something could not be deleted.
+
+    \b
+    Examples:
+      wake cleanup --dry-run
+      wake cleanup --days 7 --archive /var/backups/wake
+    """
+    with told(as_json=as_json):
+        settings = loaded(data=data, config=config).settings
+        from gateway import cleaning  # noqa: PLC0415 - see runners
+
+        wanted = cleaning.Wanted(
+            days=days, logs_days=logs_days, archive=archive, dry_run=dry_run
+        )
+        code = cleaning.clean(settings, nats, wanted, as_json=as_json)
+    raise typer.Exit(int(code))

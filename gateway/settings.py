@@ -26,6 +26,7 @@ _ADDRESS = re.compile(
     r"(?:(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):)?(?P<port>[0-9]{1,5})"
 )
 _LAST_PORT = 65535
+_TIME = re.compile("(?:[01][0-9]|2[0-3]):[0-5][0-9]")
 
 
 class Secret:
@@ -126,6 +127,29 @@ class Listen(str):
         return self
 
 
+class TimeOfDay(str):
+    """A time of every day."""
+
+    __slots__ = ()
+    allowed: ClassVar[str] = "a time of day as HH:MM"
+
+    def __new__(cls, text: str) -> Self:
+        """Raise ValueError for what is no time."""
+        if not _TIME.fullmatch(text):
+            raise ValueError
+        return super().__new__(cls, text)
+
+    @property
+    def hour(self) -> int:
+        """From 0 to 23."""
+        return int(self[:2])
+
+    @property
+    def minute(self) -> int:
+        """From 0 to 59."""
+        return int(self[3:])
+
+
 def public(url: str) -> str:
     """``url`` without user and password, even if it is no good URL."""
     before, at, host = url.rpartition("@")
@@ -176,6 +200,27 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True):
         Path | None,
         Meta(description="A file with nothing but the password of `nats.system_user`."),
     ] = None
+    janitor_user: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Who logs in to delete, if there is a password: then only "
+            "this user needs to be allowed to.",
+        ),
+    ] = "janitor"
+    janitor_password: Annotated[
+        Secret | None,
+        Meta(
+            description="The password of `nats.janitor_user`. Without it, `nats.user` "
+            "deletes what is old."
+        ),
+    ] = None
+    janitor_password_file: Annotated[
+        Path | None,
+        Meta(
+            description="A file with nothing but the password of `nats.janitor_user`."
+        ),
+    ] = None
     replicas: Annotated[
         Literal[1, 3, 5],
         Meta(
@@ -197,6 +242,13 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True):
         if self.system_password is None:
             return None
         return self.system_user, self.system_password.reveal()
+
+    @property
+    def janitor_login(self) -> tuple[str, str] | tuple[None, None]:
+        """User and password of who deletes."""
+        if self.janitor_password is None:
+            return self.login
+        return self.janitor_user, self.janitor_password.reveal()
 
 
 class Runner(msgspec.Struct, frozen=True, kw_only=True):
@@ -280,6 +332,29 @@ class Logs(msgspec.Struct, frozen=True, kw_only=True):
         Literal["json", "text"],
         Meta(description="How lines on stderr look: for programs, or for people."),
     ] = "json"
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How long executions that ended are kept."""
+
+    days: Annotated[
+        Annotated[int, Meta(ge=1, le=36_500)] | None,
+        Meta(
+            description="Days after its end that an execution is kept, with all that "
+            "belongs to it. With none, nothing is deleted by itself."
+        ),
+    ] = 30
+    at: Annotated[
+        TimeOfDay,
+        Meta(description="When older ones are deleted, every day, in UTC."),
+    ] = TimeOfDay("03:00")
+    archive: Annotated[
+        Path | None,
+        Meta(
+            description="A directory in which each history is kept as a file before it "
+            "is deleted. Without it they are gone."
+        ),
+    ] = None
 
 
 class Agents(msgspec.Struct, frozen=True, kw_only=True):
@@ -381,6 +456,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runner: Runner = Runner()
     process: Process = Process()
     logs: Logs = Logs()
+    retention: Retention = Retention()
     agents: Agents = Agents()
     schedules: Schedules = Schedules()
     workspaces: Workspaces = Workspaces()

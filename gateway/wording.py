@@ -76,6 +76,18 @@ def seconds(value: float) -> str:
     return f"{int(value) // 60:,} min {int(value) % 60:02d} s"
 
 
+def size(count: int) -> str:
+    """A number of bytes: ``512 bytes``, ``1.2 KiB``, ``3.4 GiB``."""
+    value, units = float(count), ("KiB", "MiB", "GiB", "TiB")
+    if count < 1024:  # noqa: PLR2004 - no unit but bytes
+        return f"{count} bytes" if count != 1 else "1 byte"
+    for unit in units:
+        value /= 1024
+        if value < 999.95 or unit == units[-1]:  # noqa: PLR2004 - three digits at most
+            break
+    return f"{value:,.1f} {unit}"
+
+
 def tokens(usage: Usage) -> str:
     """Tokens in and out: ``1,200 + 34 tokens``."""
     return f"{usage.input:,} + {usage.output:,} tokens"

@@ -4,10 +4,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import nats
 import pytest
 import serving
+import waking
 from nats.aio.client import Client
 from serving import Login
 
@@ -186,3 +188,51 @@ async def test_a_user_wakes_her_own_and_hears_how_many(fenced: Login) -> None:
         answer = await trigger.next_msg(timeout=LIMIT)
         assert json.loads(answer.data)["woken"] == 1
         assert complaints.empty()
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "$JS.API.STREAM.MSG.DELETE.EVENTS",
+        "$JS.API.STREAM.DELETE.EVENTS",
+        "$JS.API.STREAM.PURGE.LOGS",
+    ],
+)
+async def test_the_service_itself_cannot_delete(subject: str, fenced: Login) -> None:
+    """Who has got hold of its password cannot make anything undone."""
+    async with connected(fenced.operator) as (wake, complaints):
+        before = await last_position(wake)
+        await wake.publish(subject, b'{"seq": 1}')
+        await wake.flush()
+        async with asyncio.timeout(LIMIT):
+            complaint = await complaints.get()
+        assert "permissions violation for publish" in complaint.lower()
+        assert await last_position(wake) == before
+
+
+async def test_the_janitor_deletes(fenced: Login, tmp_path: Path) -> None:
+    """``wake cleanup`` logs in as that user where its password is set."""
+    async with connected(fenced) as (alice, _):
+        answers = await alice.subscribe("answers.alice.*")
+        await alice.flush()
+        for command, body in (
+            ("start", b'{"command_id": "c1", "agent_type": "explorer", "input": "x"}'),
+            ("kill", b'{"command_id": "c2"}'),
+        ):
+            await alice.publish(f"commands.alice.old.{command}", body)
+            answer = await answers.next_msg(timeout=LIMIT)
+            assert json.loads(answer.data)["accepted"] is True
+    ended = await asyncio.to_thread(
+        waking.wake,
+        *(tmp_path, "cleanup", "--days", "0", "--json"),
+        WAKE_NATS_URL=fenced.url,
+        WAKE_NATS_PASSWORD=serving.OPERATOR,
+        WAKE_NATS_JANITOR_PASSWORD=serving.JANITOR,
+    )
+    assert ended.code == 0, ended.err
+    swept = [json.loads(line) for line in ended.out.splitlines()[:-1]]
+    assert {"old"} <= {one["execution"] for one in swept if one["deleted"]}
+    async with connected(fenced.operator) as (wake, _):
+        stream = wake.jetstream()
+        info = await stream.stream_info("EVENTS", subjects_filter="events.alice.old.*")
+        assert not info.state.subjects

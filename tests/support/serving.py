@@ -11,7 +11,7 @@ import pytest
 import waking
 from nats_server import NatsServer
 
-OPERATOR, ALICE = "w-operator", "a-secret"
+OPERATOR, ALICE, JANITOR = "w-operator", "a-secret", "j-secret"
 """Passwords; a server's configuration takes them from its environment."""
 
 
@@ -24,8 +24,13 @@ class Login(NamedTuple):
 
     @property
     def operator(self) -> "Login":
-        """The user that may do everything."""
+        """The user of the service."""
         return Login(self.url, "wake", OPERATOR)
+
+    @property
+    def janitor(self) -> "Login":
+        """The user that may delete."""
+        return Login(self.url, "janitor", JANITOR)
 
 
 @contextmanager
@@ -57,6 +62,7 @@ def fenced(folder: Path) -> Iterator[Login]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WAKE_NATS_PASSWORD", OPERATOR)
         patch.setenv("ALICE_PASSWORD", ALICE)
+        patch.setenv("WAKE_NATS_JANITOR_PASSWORD", JANITOR)
         server = NatsServer(folder, documented.config())
         server.start()
     try:

@@ -42,6 +42,7 @@ bench: .venv/.ready ## every benchmark, next to its floor
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.sharing
 	$(BIN)/python -m benchmarks.wake
+	$(BIN)/python -m benchmarks.cleanup
 
 clean: ## throw the environment and caches away
 	rm -rf .venv examples/foreign/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

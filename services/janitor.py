@@ -4,6 +4,9 @@ The order makes a crash harmless: the archive is on the disk before ``purged`` i
 appended; then the workspace and the log lines go, then the history, oldest commit
 first. ``purged`` goes last: whoever finds it goes on. A subagent goes with its
 parent, after it; nothing goes while one of the family has not ended.
+
+One deletion at a time: more are hardly faster, since the server syncs each, and
+whoever writes meanwhile waits longer behind them (``docs/adr/0016``).
 """
 
 import asyncio
@@ -35,9 +38,6 @@ from services.handler import Decision, Handler
 from services.remains import has_remains, remove
 
 logger = logging.getLogger(__name__)
-
-AT_ONCE = 4
-"""Executions deleted at once: more would be felt by whoever writes meanwhile."""
 
 REASON = "retention"
 
@@ -77,11 +77,10 @@ class Janitor:
         workspaces: Path | None = None,
         archive: Archive | None = None,
         logbook: Logbook | None = None,
-        at_once: int = AT_ONCE,
     ) -> None:
         self._handler, self._journal = handler, handler.journal
         self._workspaces, self._archive = workspaces, archive
-        self._logbook, self._at_once = logbook, at_once
+        self._logbook = logbook
 
     async def clean(
         self, before: datetime, *, dry_run: bool = False
@@ -92,26 +91,10 @@ class Janitor:
         when done. Raises Retryable when the log is out of reach and Misconfigured
         when the archive is: what was not yielded may be there still.
         """
-        async with aclosing(self._batches(before)) as batches:
-            async for batch in batches:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(self._see_to(last, before, dry_run=dry_run))
-                        for last in batch
-                    ]
-                for task in tasks:
-                    for swept in task.result():
-                        yield swept
-
-    async def _batches(self, before: datetime) -> AsyncGenerator[list[Recorded]]:
-        batch: list[Recorded] = []
         async with aclosing(self._ends(before)) as ends:
-            async for recorded in ends:
-                batch.append(recorded)
-                if len(batch) == self._at_once:
-                    yield batch
-                    batch = []
-        yield batch
+            async for last in ends:
+                for swept in await self._see_to(last, before, dry_run=dry_run):
+                    yield swept
 
     async def _ends(self, before: datetime) -> AsyncGenerator[Recorded]:
         """Every commit by which one ended in time, or was about to be deleted."""

@@ -12,7 +12,7 @@ from logs import Log
 
 from events import catalog as e
 from events import commands as c
-from events.errors import Deleted, Misconfigured, NotFound, Unavailable, WakeError
+from events.errors import Deleted, Misconfigured, NotFound, Unavailable
 from events.execution import Execution
 from events.faulty import FaultyJournal, Plan
 from events.journal import Journal
@@ -246,9 +246,8 @@ async def test_without_an_archive_that_is_asked_for_nothing_is_deleted(
         raise Misconfigured("No space left on device")
 
     monkeypatch.setattr(Archive, "keep", full)
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(Misconfigured):
         await house.clean(house.janitor(archive=kept))
-    assert caught.group_contains(Misconfigured)
     assert await house.journal.read(key) == history
 
 
@@ -329,7 +328,7 @@ async def test_wherever_it_dies_the_next_one_goes_on(house: House) -> None:
     while await house.there() != {"alive"}:
         try:
             await house.clean(house.janitor(Dying(house.journal, 1)))
-        except* Unavailable:
+        except Unavailable:
             deaths += 1
         await readers_cope(house, alive)
     assert deaths == 4  # at every commit of both but the last
@@ -385,10 +384,8 @@ async def test_a_log_out_of_reach_ends_it(house: House) -> None:
     key = await house.made("old", finish)
     mute = FaultyJournal(house.journal, Plan({"delete": ["silence"] * 100_000}))
     mute.patience = 0.01
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(Unavailable):
         await house.clean(house.janitor(mute))
-    assert caught.group_contains(Unavailable)
-    assert caught.group_contains(WakeError)
     assert (await house.journal.read(key))[-1].commit.events == (
         e.Purged(reason="retention"),
     )

@@ -8,14 +8,21 @@ unknown-outcome protocol of an append, and the check of what was read.
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from typing import TypeVar
 
 from events.blobs import unpack
 from events.catalog import Purged
-from events.commit import Recorded
+from events.commit import Blob, Recorded
 from events.errors import (
     Conflict,
     Corrupt,
@@ -231,11 +238,17 @@ class Journal(ABC):
 
     async def _unpacked(self, recorded: Recorded) -> Recorded:
         """Return a commit with all its strings; raises Corrupt, Unavailable."""
-        contents = {
-            blob.sha256: await self._load_blob(blob_name(recorded.key, blob.sha256))
-            for blob in recorded.commit.blobs
+        blobs = recorded.commit.blobs
+        return unpack(recorded, await self.contents(recorded.key, blobs))
+
+    async def contents(
+        self, key: Key, blobs: Iterable[Blob]
+    ) -> dict[str, bytes | None]:
+        """Return what was taken out of a commit, by SHA-256; None: it is not there."""
+        return {
+            blob.sha256: await self._load_blob(blob_name(key, blob.sha256))
+            for blob in blobs
         }
-        return unpack(recorded, contents)
 
     async def erase(self, key: Key) -> int:
         """Delete a history that ends with ``purged``; returns the bytes it had.

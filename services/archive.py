@@ -1,19 +1,22 @@
 """What is kept of a history before it is deleted: a file that proves itself.
 
 ``DIR/<user>/<execution>-<chain>.jsonl``: a line about it, then the commits exactly
-as they were stored, a line each. The name has the end of the chain, so an id that
-was used again overwrites nothing, and archiving twice gives the same file.
+as they were stored, a line each, then the texts that lay beside the log. The name
+has the end of the chain, so an id that was used again overwrites nothing, and
+archiving twice gives the same file.
 """
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal
 
 import msgspec
 
+from events.blobs import unpack
 from events.commit import Recorded, unseal
 from events.errors import Corrupt, InvalidInput, Misconfigured
 from events.execution import Execution
@@ -33,6 +36,14 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     chain: str
     positions: tuple[int, ...]
     routes: tuple[Route, ...]
+    texts: int = 0
+
+
+class Text(msgspec.Struct, frozen=True, kw_only=True):
+    """What was taken out of a commit; a blob is always text."""
+
+    sha256: str
+    text: str
 
 
 class Archive:
@@ -65,9 +76,14 @@ class Archive:
             ) from error
         return cls(folder)
 
-    def keep(self, history: Sequence[Recorded]) -> Path:
+    def keep(
+        self,
+        history: Sequence[Recorded],
+        contents: Mapping[str, bytes | None] = MappingProxyType({}),
+    ) -> Path:
         """Write a history, and read it back; returns the file. Blocks.
 
+        ``contents`` are those of its blobs, by SHA-256.
         When this returns it is on the disk, and was seen to be what it should be.
         Raises Misconfigured when it cannot be, Corrupt if it is not.
         """
@@ -77,7 +93,7 @@ class Archive:
         file = self._folder / key.user / f"{key.execution}-{chain[:16]}.jsonl"
         try:
             file.parent.mkdir(mode=0o700, exist_ok=True)
-            _write(file, _lines(history, execution))
+            _write(file, _lines(history, contents, execution))
             _sync(file.parent)
             _sync(self._folder)
             found = read(file)
@@ -85,7 +101,7 @@ class Archive:
             raise Misconfigured(
                 f"{key} is not deleted, its archive {file} cannot be written: {error}"
             ) from error
-        if [r.body for r in found] != [r.body for r in history]:
+        if found != list(history):
             raise Corrupt(f"{key} is not deleted, its archive {file} is not like it")
         return file
 
@@ -100,16 +116,21 @@ def _check_outside(folder: Path, closed: Path | None) -> None:
 
 def read(file: Path) -> list[Recorded]:
     """The history in a file; raises Corrupt unless it is whole, OSError."""
-    first, *bodies = file.read_bytes().rstrip(b"\n").split(b"\n")
+    first, *lines = file.read_bytes().rstrip(b"\n").split(b"\n")
     try:
         about = msgspec.json.decode(first, type=About)
+        bodies, rest = lines[: len(about.positions)], lines[len(about.positions) :]
+        texts = [msgspec.json.decode(line, type=Text) for line in rest]
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Corrupt(f"{file} is no archive of a history: {error}") from error
     key = Key(about.user, about.execution)
-    if not len(bodies) == len(about.positions) == len(about.routes):
+    if not len(bodies) == len(about.positions) == len(about.routes) or (
+        len(texts) != about.texts
+    ):
         raise Corrupt(f"{file} is not whole: {len(bodies)} commits are left")
+    contents = {text.sha256: text.text.encode() for text in texts}
     history = [
-        Recorded(position, key, route, unseal(body, key), body)
+        _recorded(Recorded(position, key, route, unseal(body, key), body), contents)
         for position, route, body in zip(
             about.positions, about.routes, bodies, strict=True
         )
@@ -119,7 +140,20 @@ def read(file: Path) -> list[Recorded]:
     return history
 
 
-def _lines(history: Sequence[Recorded], execution: Execution) -> list[bytes]:
+def _recorded(recorded: Recorded, contents: Mapping[str, bytes]) -> Recorded:
+    return unpack(recorded, contents) if recorded.commit.blobs else recorded
+
+
+def _lines(
+    history: Sequence[Recorded],
+    contents: Mapping[str, bytes | None],
+    execution: Execution,
+) -> list[bytes]:
+    texts = [
+        msgspec.json.encode(Text(sha256=name, text=content.decode()))
+        for name, content in contents.items()
+        if content is not None
+    ]
     about = About(
         user=execution.key.user,
         execution=execution.key.execution,
@@ -127,8 +161,9 @@ def _lines(history: Sequence[Recorded], execution: Execution) -> list[bytes]:
         chain=execution.state.chain,
         positions=tuple(r.position for r in history),
         routes=tuple(r.route for r in history),
+        texts=len(texts),
     )
-    return [msgspec.json.encode(about), *(r.body for r in history)]
+    return [msgspec.json.encode(about), *(r.body for r in history), *texts]
 
 
 def _write(file: Path, lines: Sequence[bytes]) -> None:

@@ -20,7 +20,7 @@ import msgspec
 
 from events import inheritance
 from events.catalog import Purged
-from events.commit import Recorded
+from events.commit import Blob, Recorded, unseal
 from events.errors import (
     Deleted,
     Misconfigured,
@@ -98,7 +98,7 @@ class Janitor:
 
     async def _ends(self, before: datetime) -> AsyncGenerator[Recorded]:
         """Every commit by which one ended in time, or was about to be deleted."""
-        followed = self._journal.follow(routes=("finished",), live=False)
+        followed = self._journal.follow(routes=("finished",), live=False, whole=False)
         async with aclosing(followed) as runs:
             async for run in runs:
                 for recorded in run:
@@ -204,7 +204,8 @@ class Janitor:
         if self._archive is None:
             return None
         lasting = history[:-1] if _is_purge(history[-1]) else history
-        return await asyncio.to_thread(self._archive.keep, lasting)
+        contents = await self._journal.contents(lasting[0].key, _blobs(lasting))
+        return await asyncio.to_thread(self._archive.keep, lasting, contents)
 
     async def _cleared(self, state: State) -> int:
         """Remove the directory that is its own and nobody's else; returns its bytes."""
@@ -227,7 +228,8 @@ class Janitor:
             status=state.status,
             ended=state.completed_at,
             commits=len(history),
-            bytes=sum(len(recorded.body) for recorded in history),
+            bytes=sum(len(recorded.body) for recorded in history)
+            + sum(blob.size for blob in _blobs(history)),
             workspace=root is not None and has_remains(root, state.user, state.id),
         )
 
@@ -261,6 +263,12 @@ def _is_purge(recorded: Recorded) -> bool:
 
 def _left(key: Key, problem: str) -> Swept:
     return Swept(user=key.user, execution=key.execution, problem=problem)
+
+
+def _blobs(history: list[Recorded]) -> list[Blob]:
+    """What lies beside the log, once each; a history that was read has it inside."""
+    found = {b.sha256: b for r in history for b in unseal(r.body, r.key).blobs}
+    return list(found.values())
 
 
 def _children(state: State) -> list[tuple[Key, Key]]:

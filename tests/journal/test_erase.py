@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from hashlib import sha256
 
 import pytest
 from commits import KEY, OTHER, commit, write
@@ -165,3 +166,19 @@ async def test_what_is_gone_stays_gone(
         await journal.read(KEY)
     await journal.erase(KEY)
     assert await all_of(journal) == []
+
+
+async def test_blobs_go_with_it_and_no_other(log: Log) -> None:
+    """Before the last commit, so that none is left when nobody knows of it."""
+    journal = log.journal
+    written = await finished(journal)
+    await write(journal, OTHER)
+    for key in (KEY, OTHER):
+        await journal.keep(key, {sha256(b"long").hexdigest(): b"long"})
+    with pytest.raises(asyncio.CancelledError):
+        await Dying(journal, len(written) - 1).erase(KEY)
+    assert await journal.blobs_of(KEY) == []
+    with pytest.raises(Deleted):
+        await journal.read(KEY)
+    await journal.erase(KEY)
+    assert len(await journal.blobs_of(OTHER)) == 1

@@ -234,6 +234,25 @@ async def test_it_is_archived_before_it_is_deleted(house: House) -> None:
     assert archive.read(Path(swept.archive)) == history
 
 
+async def test_long_texts_are_archived_with_it(house: House) -> None:
+    """They lie beside the log, and go with the history."""
+    long = "ä long text " * 60_000
+
+    def tell(execution: Execution) -> None:
+        execution.begin("r", execution.state.work_version)
+        execution.respond(execution.state.attempt, Reply(model="m", text=long))
+
+    key = await house.made("old", tell)
+    history = await house.journal.read(key)
+    assert await house.journal.blobs_of(key)
+    janitor = house.janitor(archive=Archive.open(house.archives))
+    [swept] = await house.clean(janitor)
+    assert await house.journal.blobs_of(key) == []
+    assert swept.archive
+    assert archive.read(Path(swept.archive)) == history
+    assert swept.bytes > len(long)
+
+
 async def test_without_an_archive_that_is_asked_for_nothing_is_deleted(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +261,7 @@ async def test_without_an_archive_that_is_asked_for_nothing_is_deleted(
     history = await house.journal.read(key)
     kept = Archive.open(house.archives)
 
-    def full(_self: object, _history: object) -> Path:
+    def full(*_: object) -> Path:
         raise Misconfigured("No space left on device")
 
     monkeypatch.setattr(Archive, "keep", full)
@@ -311,7 +330,7 @@ class Dying(FaultyJournal):
 
     def __init__(self, inner: Journal, passes: int) -> None:
         super().__init__(inner, Plan())
-        self._left = passes
+        self._left, self.patience = passes, 0.0
 
     async def _delete(self, position: int) -> None:
         if self._left == 0:

@@ -34,6 +34,9 @@ class Line(Journal):
         history = await self.net.ask(lambda: self.log._read(key))
         return history[: len(history) - self.net.lag()]
 
+    async def _delete(self, position: int) -> None:
+        await self.net.ask(lambda: self.log._delete(position))
+
     async def tip(self, key: Key) -> int:
         """Ask for the last position of ``key``."""
         return await self.net.ask(lambda: self.log.tip(key))

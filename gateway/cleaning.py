@@ -148,7 +148,8 @@ def _summary(tally: Tally, wanted: Wanted) -> str:
     done = "would be deleted" if tally.dry_run else "deleted"
     said = f"{what} {done}, {size(tally.bytes)}" if count else f"nothing {age}"
     if tally.log_lines:
-        said += f"; {tally.log_lines:,} log lines deleted"
+        lines = "log line" if tally.log_lines == 1 else "log lines"
+        said += f"; {tally.log_lines:,} {lines} deleted"
     if tally.dry_run and wanted.logs_days is not None:
         said += f"; log lines older than {wanted.logs_days} days would go too"
     return said + (f"; {tally.left:,} could not be deleted" if tally.left else "")

@@ -93,9 +93,9 @@ def cleanup(
     r"""Delete executions that ended long ago, with all that belongs to them.
 
     History, log lines and the workspace, unless it was named at the start. What
-    has not ended is never touched, nor what it has subagents in. A service does
-    this by itself every day; it can be interrupted at any time. Exit code 1 if
-    something could not be deleted.
+    has not ended is never touched, nor a family of which one has not. It can be
+    interrupted at any time: the next one goes on. Exit code 1 if something could
+    not be deleted.
 
     \b
     Examples:

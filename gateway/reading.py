@@ -171,7 +171,7 @@ def _fields(state: State) -> Iterator[tuple[str, str]]:
     if why := state.finish_reason or reason(state):
         yield "because", why
     yield "agent", f"{one_line(state.agent.name)} on {one_line(state.agent.model)}"
-    yield "workspace", one_line(state.workspace or "its own")
+    yield "workspace", one_line(state.workspace or _unnamed(state))
     yield "used", ", ".join(used(state))
     yield "attempt", f"{state.attempt}" + (f" by {state.runner}" * bool(state.runner))
     yield "created", moment(state.created_at)
@@ -179,6 +179,11 @@ def _fields(state: State) -> Iterator[tuple[str, str]]:
         yield "ended", moment(state.completed_at)
     for note, value in state.notes.items():
         yield "note", short(f"{note}: {msgspec.json.encode(value).decode()}", 200)
+
+
+def _unnamed(state: State) -> str:
+    """Where it works if nobody named a directory."""
+    return "its parent's" if state.parent and state.parent.root else "its own"
 
 
 def _plan(state: State) -> Iterator[str]:

@@ -25,7 +25,7 @@ run: .venv/.ready ## an agent explores this directory and reports
 test: .venv/.ready $(NODE_MODULES) ## the whole test suite
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
-faults: .venv/.ready ## the fault suite in its long form: 10,000 simulated worlds
+faults: .venv/.ready ## the fault suite in its long form: every kill point, 10,000 simulated worlds
 	$(BIN)/python -m pytest tests/faults --long
 
 lint: .venv/.ready ## ruff: rules and format

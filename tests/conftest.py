@@ -6,6 +6,7 @@ import warnings
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
+import form
 import pytest
 from bells import Bell, JetStreamBell, MemoryBell
 from logs import JetStreamLog, Log, MemoryLog
@@ -35,6 +36,11 @@ def pytest_runtest_makereport() -> Generator[
         (name, text.encode(errors="replace").decode()) for name, text in report.sections
     ]
     return report
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell the tests their form before any of them is imported."""
+    form.choose(config)
 
 
 @pytest.fixture(scope="session")

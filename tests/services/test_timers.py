@@ -133,6 +133,7 @@ async def test_a_wait_in_the_middle_of_a_run_ends_too(place: Place) -> None:
     call = ToolCall(id="c1", name="await_event", arguments=arguments)
 
     def wait(execution: Execution) -> None:
+        execution.last_trigger = 0
         execution.begin("r1", execution.state.work_version)
         execution.respond(1, Reply(model="m", tool_calls=(call,)))
 

@@ -8,6 +8,7 @@ sent, answers heard. Each check returns its findings in words; none is good.
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import NamedTuple
 
 from lawful import Watcher, check_history, check_state
@@ -325,16 +326,29 @@ def check_answers(
         told = heard.get(command.command_id, [])
         if not told:
             findings.append(f"{command.key}: {command} was never answered")
+        history = by_key.get(command.key, History(command.key, ()))
+        found = [*_refused_in_vain(history, command, told)]
         for answer in told:
-            history = by_key.get(command.key, History(command.key, ()))
-            findings += [f"{command.key}: {x}" for x in _true(history, command, answer)]
+            found += _true(history, command, answer)
+        findings += [f"{command.key}: {finding}" for finding in found]
     return findings
 
 
+def _refused_in_vain(
+    history: History, sent: Sent, told: Sequence[Answer]
+) -> Iterator[str]:
+    """What took effect is accepted, and from then on always.
+
+    A copy that came earlier may have been refused, by the state that was then.
+    """
+    if not any(r.commit.cause == sent.command_id for r in history.commits):
+        return
+    after = list(dropwhile(lambda answer: not answer.accepted, told))
+    if told and not all(answer.accepted for answer in after or told):
+        yield f"{sent} took effect and was refused: {told[-1].message}"
+
+
 def _true(history: History, sent: Sent, answer: Answer) -> Iterator[str]:
-    caused = [r for r in history.commits if r.commit.cause == sent.command_id]
-    if caused and not answer.accepted:
-        yield f"{sent} took effect and was refused: {answer.message}"
     if not answer.accepted:
         return
     if not 0 < answer.version <= len(history.commits):

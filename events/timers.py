@@ -24,8 +24,9 @@ LEASE = 30.0
 MAX_TIMER = 8 * 1024
 """Bytes of a timer: a few ids and a time."""
 
-Kind = Literal["start", "wait", "request", "recurring"]
-"""What is due: a start, the deadline of a wait or of a request, a recurring start."""
+Kind = Literal["start", "wait", "request", "recurring", "housekeeping"]
+"""What is due: a start, the deadline of a wait or of a request, a recurring start,
+the daily clean-up."""
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -27,12 +27,16 @@ WEEK = 7 * 24 * 3600
 SPACE = 1024**3
 """Bytes that triggers may have: some millions of them, or 4,000 of the largest."""
 
+SPACES = (SPACE, SPACE // 8, SPACE // 64, SPACE // 512)
+"""What is tried one after the other in a store that has no room for so much."""
+
 AT_A_TIME = 100
 """Triggers asked for at a time: at their largest, 50 MB in memory."""
 
 NOT_FOUND = 10037
 NO_STREAM = 10059
 NAME_IN_USE = 10058
+NO_SPACE = 10047
 
 NOBODY = (
     "the trigger was not stored, there is no stream of triggers on this nats-server: "
@@ -109,7 +113,7 @@ class JetStreamTriggers(Triggers):
         ServerUnsuitable and Unavailable.
         """
         try:
-            await _provision(wire, {**_stream, "num_replicas": replicas})
+            await _provision(wire, {**_stream, "num_replicas": replicas}, SPACES)
         except ApiError as error:
             raise ServerUnsuitable(
                 f"this nats-server cannot hold the triggers: {error}"
@@ -189,15 +193,37 @@ class JetStreamTriggers(Triggers):
                 yield run
 
 
-async def _provision(wire: Wire, config: dict[str, Any]) -> None:
+async def _provision(wire: Wire, config: dict[str, Any], spaces: Sequence[int]) -> None:
+    """Make the stream, or leave its space as it is; in a small store it is small.
+
+    A server reserves what a stream may have, and refuses what it cannot reserve.
+    """
+    there = await _configured(wire)
+    if there is not None:
+        kept = {**config, "max_bytes": there.get("max_bytes", SPACE)}
+        await wire.api(f"STREAM.UPDATE.{TRIGGERS}", {**there, **kept})
+        return
     try:
-        await wire.api(f"STREAM.CREATE.{TRIGGERS}", config)
+        body = {**config, "max_bytes": spaces[0]}
+        await wire.api(f"STREAM.CREATE.{TRIGGERS}", body)
     except ApiError as error:
-        if error.number != NAME_IN_USE:
+        if error.number not in (NAME_IN_USE, NO_SPACE):
             raise
-        info = msgspec.json.decode(await wire.api(f"STREAM.INFO.{TRIGGERS}"))
-        kept = {**config, "max_bytes": info["config"].get("max_bytes", SPACE)}
-        await wire.api(f"STREAM.UPDATE.{TRIGGERS}", {**info["config"], **kept})
+        if error.number == NO_SPACE and len(spaces) == 1:
+            raise
+        await _provision(wire, config, spaces[1:] or spaces)
+
+
+async def _configured(wire: Wire) -> dict[str, Any] | None:
+    """How the stream is configured; None if there is none."""
+    try:
+        answer = await wire.api(f"STREAM.INFO.{TRIGGERS}")
+    except ApiError as error:
+        if error.number != NO_STREAM:
+            raise
+        return None
+    found: dict[str, Any] = msgspec.json.decode(answer)["config"]
+    return found
 
 
 def _posted(message: "Msg") -> Posted:

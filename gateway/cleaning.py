@@ -1,5 +1,6 @@
 """``wake cleanup``: what is old is deleted, and said line by line."""
 
+import logging
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import uvloop
 
+from events.journal import Journal
+from events.logbook import Logbook
 from events.logstream import JetStreamLogbook
 from gateway.composition import BRIEFLY, Log, hold, open_log
 from gateway.exits import Exit
@@ -17,6 +20,8 @@ from gateway.wording import moment, one_line, size
 from services.archive import Archive
 from services.handler import Handler
 from services.janitor import Janitor, Swept
+
+logger = logging.getLogger(__name__)
 
 DAYS = 30
 """Days after the end, where nothing is configured to be deleted by itself."""
@@ -100,12 +105,7 @@ async def _clean(
     logs = await JetStreamLogbook.open(
         log.wire, days=settings.logs.days, replicas=settings.nats.replicas
     )
-    janitor = Janitor(
-        Handler(log.journal, "janitor"),
-        workspaces=settings.workspaces.root,
-        archive=archive,
-        logbook=logs if tally.days < settings.logs.days else None,
-    )
+    janitor = janitor_of(log.journal, logs, settings, tally.days, archive)
     now = datetime.now(UTC)
     before = now - timedelta(days=tally.days)
     async with aclosing(janitor.clean(before, dry_run=wanted.dry_run)) as swept:
@@ -119,6 +119,35 @@ async def _clean(
         tally.log_lines += await logs.forget_before(
             now - timedelta(days=wanted.logs_days)
         )
+
+
+def janitor_of(
+    journal: Journal,
+    logs: Logbook,
+    settings: Settings,
+    days: int,
+    archive: Archive | None,
+) -> Janitor:
+    """Who deletes what ended ``days`` ago; log lines go by their age unless younger."""
+    return Janitor(
+        Handler(journal, "janitor"),
+        workspaces=settings.workspaces.root,
+        archive=archive,
+        logbook=logs if days < settings.logs.days else None,
+    )
+
+
+async def clean_daily(
+    journal: Journal, logs: Logbook, settings: Settings, days: int
+) -> None:
+    """Delete what is old, as it is configured; what came of it is logged."""
+    archive, tally = _archive(settings, Wanted()), Tally(days=days, dry_run=False)
+    janitor = janitor_of(journal, logs, settings, days, archive)
+    before = datetime.now(UTC) - timedelta(days=days)
+    async with aclosing(janitor.clean(before)) as swept:
+        async for one in swept:
+            tally.take(one)
+    logger.info("clean-up: %s", _summary(tally, Wanted()))
 
 
 def _first(*values: int | None) -> int:

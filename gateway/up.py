@@ -34,11 +34,13 @@ from events.names import Key
 from events.pinned import JetStreamInbox
 from events.spec import AgentSpec
 from events.tablestream import JetStreamTimetable
+from events.timers import Timers
 from events.timerstream import JetStreamTimers
 from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
 from gateway import address
 from gateway.address import Address
+from gateway.cleaning import clean_daily
 from gateway.composition import Bench, address_of, connect, runner_name
 from gateway.settings import Settings
 from services import metrics
@@ -50,9 +52,11 @@ from services.children import Children
 from services.embedded import EmbeddedServer
 from services.folder import DataFolder
 from services.handler import Handler
+from services.housekeeping import Housekeeping
 from services.lifecycle import Lifecycle, Resolve
 from services.logwriter import LogWriter
 from services.process import tune_collector
+from services.reactor import Part as ReactorPart
 from services.reactor import Reactor
 from services.recovery import Recovery
 from services.recurring import Recurring
@@ -60,7 +64,7 @@ from services.runner import Runner
 from services.schedules import Allowance, Schedules
 from services.telemetry import bound
 from services.telling import Tell
-from services.timers import Timekeeper
+from services.timers import Timekeeper, nothing_recurs
 from services.tools.toolbox import TOOLS
 from services.triggers import Waker
 from services.unheld import Unheld
@@ -299,14 +303,37 @@ class Services:
         timers = await JetStreamTimers.open(wire, replicas=replicas)
         timetable = await JetStreamTimetable.open(wire, replicas=replicas)
         recurring = Recurring(handler, timetable, timers, JetStreamInbox(wire))
-        timekeeper = Timekeeper(handler, timers, recurring.ring)
+        housekeeping = self._housekeeping(timers, login)
+        ring = housekeeping.ring if housekeeping else nothing_recurs
+        timekeeper = Timekeeper(handler, timers, recurring.ring, ring)
         triggers = await JetStreamTriggers.open(wire, replicas=replicas)
         waker = Waker(handler, triggers, JetStreamInbox(wire).answer)
         children = Children(handler, self._resolve(bench))
-        reactor = Reactor(
-            journal, [recovery, unheld, timekeeper, recurring, waker, children]
-        )
+        parts: list[ReactorPart] = [recovery, unheld, timekeeper, recurring]
+        parts += [waker, children, *filter(None, [housekeeping])]
+        reactor = Reactor(journal, parts)
         return Part(partial(_watched, wire, reactor.run), reactor.stop)
+
+    def _housekeeping(self, timers: Timers, login: Address) -> Housekeeping | None:
+        """Let what is old be deleted every day, unless nothing is to be deleted."""
+        retention = self._settings.retention
+        if retention.days is None:
+            return None
+        at, days = retention.at, retention.days
+        clean = partial(self._clean, login, days)
+        return Housekeeping(timers, clean, hour=at.hour, minute=at.minute)
+
+    async def _clean(self, login: Address, days: int) -> None:
+        """Delete what is old, as the user who may."""
+        if self._settings.nats.url is not None:
+            user, password = self._settings.nats.janitor_login
+            login = msgspec.structs.replace(login, user=user, password=password)
+        wire = await connect(login)
+        try:
+            journal, logs = JetStreamJournal(wire), JetStreamLogbook(wire)
+            await clean_daily(journal, logs, self._settings, days)
+        finally:
+            await wire.close()
 
     async def _departures(self, login: Address) -> NatsDepartures | None:
         """Listen on the system account, if it is known."""

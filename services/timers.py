@@ -40,11 +40,11 @@ EARLY = 60.0
 T = TypeVar("T")
 
 Ring = Callable[[Timer], Awaitable[None]]
-"""Acts on a timer of a recurring start; what it raises says whether to try again."""
+"""Acts on a timer of what recurs; what it raises says whether to try again."""
 
 
 async def nothing_recurs(timer: Timer) -> None:
-    """Ignore it: nobody here looks after recurring starts."""
+    """Ignore it: nobody here looks after what recurs."""
     logger.warning("%s is ignored", timer)
 
 
@@ -52,9 +52,17 @@ class Timekeeper:
     """Arms and acts; a part of the reactor."""
 
     def __init__(
-        self, handler: Handler, timers: Timers, ring: Ring = nothing_recurs
+        self,
+        handler: Handler,
+        timers: Timers,
+        ring: Ring = nothing_recurs,
+        housekeeping: Ring = nothing_recurs,
     ) -> None:
-        self._handler, self._timers, self._ring = handler, timers, ring
+        self._handler, self._timers = handler, timers
+        self._rings: dict[Kind, Ring] = {
+            "recurring": ring,
+            "housekeeping": housekeeping,
+        }
         self._found: dict[Key, dict[Kind, Timer]] | None = {}
         self._new: asyncio.Queue[Timer] = asyncio.Queue()
         self._free = asyncio.Semaphore(AT_ONCE)
@@ -148,14 +156,14 @@ class Timekeeper:
     async def _do(self, timer: Timer) -> None:
         decide = decision(timer)
         if decide is None:
-            await self._ring(timer)
+            await self._rings[timer.kind](timer)
             return
         key = Key(timer.user, timer.about)
         await self._handler.handle(key, decide, cause=f"due-{timer.id}")
 
 
 def decision(timer: Timer) -> Decision | None:
-    """What a timer means for its execution; None if it is about a schedule."""
+    """What a timer means for its execution; None if it is about none."""
     match timer.kind:
         case "start":
             return Execution.come_due
@@ -163,7 +171,7 @@ def decision(timer: Timer) -> Decision | None:
             return partial(Execution.expire_wait, deadline=timer.due)
         case "request":
             return partial(Execution.expire_request, request=timer.detail)
-        case "recurring":
+        case "recurring" | "housekeeping":
             return None
 
 

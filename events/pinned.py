@@ -344,7 +344,7 @@ class JetStreamInbox(Inbox):
             answer_subject(user, command_id),
             lambda message: queue.put_nowait(message.data),
         )
-        await self._wire.client.flush()
+        await self._wire.flush()
         try:
             yield queue
         finally:

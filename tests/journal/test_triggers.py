@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ from outside import JetStreamOutside, MemoryOutside, Outside, collect
 from events.errors import InvalidInput, Unavailable
 from events.names import EVERYBODY, MAX_MESSAGE, TRIGGERS
 from events.triggers import MAX_PAYLOAD, Posted
-from events.triggerstream import SPACE, JetStreamTriggers
+from events.triggerstream import SPACE, SPACES, JetStreamTriggers
 from events.wire import Wire
 
 BAD_TYPES = (
@@ -275,3 +276,21 @@ async def test_a_server_that_is_away_is_said_to_be(own_server: NatsServer) -> No
         wire = await Wire.connect(own_server.url)
         assert await JetStreamTriggers(wire).last() == 1
         await wire.close()
+
+
+async def test_a_small_store_gives_them_little_room(tmp_path: Path) -> None:
+    """A server refuses to reserve what it has not; asked again, it stays as it is."""
+    small = 'jetstream { store_dir: "store", max_file_store: 64MB }'
+    server = NatsServer(tmp_path, small, jetstream=False)
+    server.start()
+    wire = await Wire.connect(server.url)
+    try:
+        for _ in range(2):
+            triggers = await JetStreamTriggers.open(wire)
+            await triggers.publish("ada", "ci.done", b"{}")
+            info = msgspec.json.decode(await wire.api("STREAM.INFO.TRIGGERS"))
+            assert info["config"]["max_bytes"] == SPACES[2]
+        assert info["state"]["messages"] == 2
+    finally:
+        await wire.close()
+        server.stop()

@@ -39,8 +39,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A server that lets the service and a reader in, as the page says."""
     folder = tmp_path_factory.mktemp("reader")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("WAKE_NATS_PASSWORD", "ALICE_PASSWORD", "READER_PASSWORD"):
-            patch.setenv(name, "secret")
+        whose = ("WAKE_NATS", "WAKE_NATS_JANITOR", "ALICE", "READER")
+        for name in whose:
+            patch.setenv(f"{name}_PASSWORD", "secret")
         server = NatsServer(folder, documented.with_reader())
         server.start()
     yield server

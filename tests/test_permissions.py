@@ -215,8 +215,10 @@ async def test_the_janitor_deletes(fenced: Login, tmp_path: Path) -> None:
     async with connected(fenced) as (alice, _):
         answers = await alice.subscribe("answers.alice.*")
         await alice.flush()
+        start = {"command_id": "c1", "agent_type": "explorer", "input": "x"}
+        start["model"] = "scripted?delay_ms=60000"  # until it is killed
         for command, body in (
-            ("start", b'{"command_id": "c1", "agent_type": "explorer", "input": "x"}'),
+            ("start", json.dumps(start).encode()),
             ("kill", b'{"command_id": "c2"}'),
         ):
             await alice.publish(f"commands.alice.old.{command}", body)

@@ -138,7 +138,7 @@ def test_killed_it_puts_back_at_once_what_it_held(tmp_path: Path) -> None:
     config = tmp_path / "slow.toml"
     config.write_text("[runner]\nlease = 3600.0\n")
     with up(tmp_path, config=config) as process:
-        execution = started(tmp_path, LONG, "--model", SLOW)
+        execution = started(tmp_path, LONG, "--model", "scripted?delay_ms=1500")
         follower = waking.start(tmp_path, "events", execution, "--follow", "--json")
         waking.until(follower, "tool_completed")
         process.kill()
@@ -187,7 +187,7 @@ def test_the_address_is_for_the_owner_alone(tmp_path: Path) -> None:
 def test_who_watches_is_told_that_the_service_ended(tmp_path: Path) -> None:
     """Its server will listen elsewhere: nothing would ever come."""
     with up(tmp_path) as process:
-        execution = started(tmp_path, LONG, "--model", SLOW)
+        execution = started(tmp_path, LONG, "--model", "scripted?delay_ms=30000")
         watcher = waking.start(tmp_path, "watch", execution)
         waking.until(watcher, "execution")
         process.kill()
@@ -222,7 +222,6 @@ def test_what_a_killed_service_left_misleads_nobody(tmp_path: Path) -> None:
         ("cancel", "some-id"),
         ("kill", "some-id"),
         ("retry", "some-id"),
-        ("input", "some-id", "yes"),
     ],
 )
 def test_without_a_service_it_is_said_what_to_do(

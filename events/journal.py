@@ -162,10 +162,12 @@ class Journal(ABC):
         """
         history: list[Recorded] = []
         damage: Corrupt | None = None
+        whole = False
         for attempt in range(REREADS):
             await asyncio.sleep(0.02 * attempt)
             history = sorted(await self._read(key), key=lambda r: r.commit.version)
             tip = history[-1].position if history else 0
+            whole |= _contiguous(history)
             if tip >= at_least and _contiguous(history):
                 try:
                     return [
@@ -178,7 +180,9 @@ class Journal(ABC):
                 raise Deleted(f"{key} was deleted")
         if damage is not None:
             raise damage
-        if _contiguous(history) and await self.tip(key) >= at_least:
+        # A gap counts as damage only if it was there each time: one may be a commit
+        # that landed between the reads, after answers that were merely behind.
+        if whole and await self.tip(key) >= at_least:
             raise Unavailable(f"{key}: its newest commits cannot be read yet")
         raise Corrupt(
             f"history of {key} is incomplete: versions "

@@ -103,6 +103,16 @@ async def test_an_answer_that_stays_behind_is_no_corruption(log: Log) -> None:
         await journal.read(KEY, at_least=written[-1].position)
 
 
+async def test_a_gap_after_answers_that_are_behind_is_no_corruption(log: Log) -> None:
+    """It was seen once: nobody is told to restore a backup for that."""
+    written = await write(log.journal, KEY, ["agents", "log", "log"])
+    reads = ["stale"] * 4 + ["missing"]
+    journal = FaultyJournal(log.journal, Plan({"read": reads}))
+    with pytest.raises(Unavailable, match="cannot be read yet"):
+        await journal.read(KEY, at_least=written[-1].position)
+    assert journal.plan.struck == reads
+
+
 async def test_an_end_that_is_gone_is_corruption(log: Log) -> None:
     """A position that we know of and that the log does not have was lost."""
     written = await write(log.journal, KEY, ["agents", "log"])

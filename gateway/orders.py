@@ -25,6 +25,9 @@ from services.tools.workspace import Workspace
 
 DEFAULT_AGENT = "explorer"
 
+NEED_A_SERVICE = ("spawn_agent", "await_event")
+"""Tools that wait for what a reactor brings; ``wake run`` alone has none."""
+
 MAX_PROMPT = 256 * 1024
 """Bytes of a prompt: it is told to the model again with every step."""
 
@@ -68,16 +71,18 @@ class Start(Order):
 
     async def plan(self, log: Log, bench: Bench, means: Means) -> Plan:
         """Give it an id and the tools that there are."""
-        del log
         spec = self._registry.resolve(
             self._agent, model=self._model, effects=TOOLS, offered=bench.tools
         )
+        said = _lacking(bench, self._registry.spec(self._agent).tools)
+        if log.server is not None:
+            spec, alone = _alone(spec)
+            said += alone
         means.models[spec.model] = self._opened
-        wanted = self._registry.spec(self._agent).tools
         return Plan(
             key=Key(self.user, new_id(utc_now())),
             decide=partial(Execution.create, created=self._created(spec)),
-            said=_lacking(bench, wanted),
+            said=said,
         )
 
 
@@ -209,6 +214,18 @@ def _lacking(bench: Bench, wanted: tuple[str, ...]) -> tuple[str, ...]:
     if bench.lacking is None or "bash" not in wanted:
         return ()
     return (f"bash is not offered: {bench.lacking}",)
+
+
+def _alone(spec: AgentSpec) -> tuple[AgentSpec, tuple[str, ...]]:
+    """Take from an agent what only a service can wake, and say so."""
+    taken = [tool for tool in spec.tools if tool in NEED_A_SERVICE]
+    if not taken:
+        return spec, ()
+    left = tuple(tool for tool in spec.tools if tool not in taken)
+    said = (
+        f"not offered: {', '.join(taken)}; what it waits for needs a service, wake up"
+    )
+    return msgspec.structs.replace(spec, tools=left, subagents=()), (said,)
 
 
 def _leased(state: State) -> str:

@@ -34,6 +34,21 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_alone_it_offers_nothing_that_only_a_service_can_wake(tmp_path: Path) -> None:
+    """It would wait for ever: that is said, and the model is not told of it."""
+    prompt = (
+        'script:\nspawn_agent {"agent": "explorer", "prompt": "Look."}\nsay Done.\n'
+    )
+    (tmp_path / "ws").mkdir()
+    order = ("run", prompt, "--agent", "code-assistant", "--workspace", "ws")
+    ended = wake(tmp_path, *order)
+    assert ended.code == 0, ended.err
+    assert "not offered: spawn_agent" in ended.out + ended.err
+    happened = facts(history(tmp_path, ended.id))
+    assert not any(fact["type"] == "child_spawned.v1" for fact in happened)
+    assert any("no tool 'spawn_agent'" in fact.get("output", "") for fact in happened)
+
+
 def test_a_run_in_plain_lines(place: Path) -> None:
     """Without a terminal each step is a line, the result follows, the code is 0."""
     script = TALK.replace("# Found\n\nIt *is* milk.", "It *is* milk.")

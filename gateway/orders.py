@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from events.catalog import Created
 from events.commands import Resume
 from events.errors import InvalidInput, NotFound

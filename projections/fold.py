@@ -1,0 +1,297 @@
+"""The fold: from messages of the log to rows. Pure, no I/O; it never stops.
+
+What changes is held as ``Live``; what is done leaves with the next ``Delta``. A
+message that cannot be folded is put aside, with the reason; its execution stays
+as it was. Executions that ended are not held: who comes back (a retry), or whose
+history has a gap, is ``lost`` until ``refold`` is given the whole history.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from events.catalog import Purged
+from events.commit import Commit, unseal
+from events.errors import InvalidInput, WakeError
+from events.logbook import Stored, decode_line
+from events.names import EVENTS, LOGS, Key
+from events.rawlog import Raw
+from projections.live import Live, Rows, no_rows
+from projections.rows import OWNED, DeadLetterRow, ExecutionRow, LogRow, Row
+from projections.texts import as_json, cut, utc
+
+_EVENTS, _PARTS = "events", 4
+
+
+@dataclass
+class Delta:
+    """What a number of messages changed, to be written in one transaction.
+
+    First all rows of ``erased`` go, and with True the log lines too; then the
+    changing rows of ``settled`` and ``hot``; then ``cold`` and those of ``hot``
+    are added. ``positions`` are how far each stream was folded.
+    """
+
+    positions: dict[str, int]
+    erased: dict[Key, bool] = field(default_factory=dict)
+    settled: list[int] = field(default_factory=list)
+    hot: list[Live] = field(default_factory=list)
+    cold: Mapping[type[Row], list[Row]] = field(default_factory=no_rows)
+    messages: int = 0
+
+
+class Fold:
+    """Follows EVENTS and LOGS from ``positions``, with what was live there."""
+
+    def __init__(
+        self, positions: Mapping[str, int], live: Mapping[Key, Live] | None = None
+    ) -> None:
+        self.positions = dict(positions)
+        self.lost: set[Key] = set()
+        self._out: Rows = no_rows()
+        self._live: dict[str, Live] = {}
+        self._touched: dict[str, Live] = {}
+        self._erased: dict[Key, bool] = {}
+        self._gone: set[int] = set()
+        self._forgotten: set[tuple[str | None, str | None]] = set()
+        self._unreadable: Final[dict[Key, str]] = {}
+        self._count = 0
+        for key, one in (live or {}).items():
+            one.out = self._out
+            self._live[_name(key)] = one
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    # ── EVENTS ───────────────────────────────────────────────────────────────
+
+    def apply(self, raw: Raw) -> None:
+        """Take in a message of EVENTS; one that was taken in changes nothing."""
+        if raw.position <= self.positions[EVENTS]:
+            return
+        self.positions[EVENTS] = raw.position
+        self._count += 1
+        name, _, route = raw.subject.rpartition(".")
+        live = self._live.get(name)
+        try:
+            key = _key(name)
+            if key in self.lost:
+                return
+            commit = unseal(raw.body, key)
+        except WakeError as error:
+            self._put_aside(raw, live, str(error))
+            return
+        if commit.events and type(commit.events[-1]) is Purged:
+            self._erase(key, name, live, purged=True)
+        else:
+            self._follow(raw, commit, key, name, route, live)
+
+    def _follow(
+        self,
+        raw: Raw,
+        commit: Commit,
+        key: Key,
+        name: str,
+        route: str,
+        live: Live | None,
+    ) -> None:
+        if live is None and commit.version == 1:
+            row = ExecutionRow(
+                eid=raw.position, execution=key.execution, user=key.user
+            )
+            live = self._live[name] = Live(row, self._out)
+        if live is None:
+            self._miss(raw, key)
+        elif live.row.problem:
+            self._put_aside(raw, live, live.row.problem)
+        elif commit.version != live.row.version + 1:
+            self._erase(key, name, live, purged=False)
+            self.lost.add(key)
+        else:
+            live.follow(commit, route, raw.position)
+            self._touched[name] = live
+
+    def _miss(self, raw: Raw, key: Key) -> None:
+        """It is not held: it ended and comes back, or its beginning is not there."""
+        known = self._unreadable.get(key)
+        if known:
+            self._letter(raw, key, known)
+        else:
+            self._erase(key, _name(key), None, purged=False)
+            self.lost.add(key)
+
+    def _put_aside(self, raw: Raw, live: Live | None, reason: str) -> None:
+        """Keep what cannot be folded, and say so with its execution."""
+        key = _key_or_none(raw.subject)
+        if live is None and key is not None:
+            self._miss(raw, key)
+            return
+        if live is not None and live.row.problem is None:
+            live.row.problem = f"position {raw.position}: {reason}"
+            self._touched[raw.subject.rpartition(".")[0]] = live
+        self._letter(raw, key, reason)
+
+    def _letter(self, raw: Raw, key: Key | None, reason: str) -> None:
+        self._out[DeadLetterRow].append(
+            DeadLetterRow(
+                stream=EVENTS,
+                position=raw.position,
+                subject=raw.subject,
+                user=key.user if key else None,
+                execution=key.execution if key else None,
+                reason=cut(reason),
+                body=cut(raw.body.decode(errors="replace")),
+            )
+        )
+
+    def _erase(self, key: Key, name: str, live: Live | None, *, purged: bool) -> None:
+        """Let all rows of an execution go; those not written yet, too."""
+        self._erased[key] = purged or self._erased.get(key, False)
+        self._forgotten.add(key)
+        self._live.pop(name, None)
+        self._touched.pop(name, None)
+        if live is not None:
+            self._gone.add(live.row.eid)
+
+    # ── what was lost ────────────────────────────────────────────────────────
+
+    def refold(self, key: Key, history: Sequence[Raw]) -> None:
+        """Take in all that there is of a lost execution, oldest first.
+
+        What is beyond the position of the fold comes again by itself.
+        """
+        self._sweep()
+        self.lost.discard(key)
+        past = [raw for raw in history if raw.position <= self.positions[EVENTS]]
+        if past and _is_purge(past[-1], key):
+            self._erased[key] = True
+            return
+        live: Live | None = None
+        for number, raw in enumerate(past, 1):
+            live = self._again(raw, key, live, number)
+        if live is not None:
+            self._touched[_name(key)] = self._live[_name(key)] = live
+
+    def _again(
+        self, raw: Raw, key: Key, live: Live | None, number: int
+    ) -> Live | None:
+        """Take in one commit of a history that is folded anew."""
+        known = live.row.problem if live else self._unreadable.get(key)
+        reason = known
+        try:
+            commit = unseal(raw.body, key)
+        except WakeError as error:
+            reason = reason or str(error)
+        else:
+            if reason is None and commit.version == number:
+                if live is None:
+                    row = ExecutionRow(
+                        eid=raw.position, execution=key.execution, user=key.user
+                    )
+                    live = Live(row, self._out)
+                live.follow(commit, raw.subject.rpartition(".")[2], raw.position)
+                return live
+            reason = reason or f"version {commit.version} follows {number - 1}"
+        self._letter(raw, key, reason)
+        if known is None and live is not None:
+            live.row.problem = f"position {raw.position}: {reason}"
+        elif known is None:
+            self._unreadable[key] = reason
+        return live
+
+    # ── LOGS ─────────────────────────────────────────────────────────────────
+
+    def apply_line(self, raw: Raw) -> None:
+        """Take in a message of LOGS; one that was taken in changes nothing."""
+        if raw.position <= self.positions[LOGS]:
+            return
+        self.positions[LOGS] = raw.position
+        self._count += 1
+        try:
+            line = decode_line(Stored(raw.position, raw.subject, raw.body))
+        except (InvalidInput, ValueError) as error:
+            self._letter(raw, None, str(error))
+            self._out[DeadLetterRow][-1].stream = LOGS  # type: ignore[attr-defined]
+            return
+        self._out[LogRow].append(
+            LogRow(
+                id=line.id,
+                user=line.user,
+                execution=line.execution,
+                level=line.level,
+                event_type=line.event_type,
+                by=line.by,
+                message=cut(line.message),
+                context=as_json(line.context),
+                written_at=utc(line.at),
+            )
+        )
+
+    # ── what comes out ───────────────────────────────────────────────────────
+
+    def drain(self) -> Delta:
+        """Return what changed since the last time; what has ended is let go of."""
+        self._sweep()
+        delta = Delta(dict(self.positions), self._erased, messages=self._count)
+        for name, live in self._touched.items():
+            if live.final:
+                self._settle(name, live)
+                if live.stored:
+                    delta.settled.append(live.row.eid)
+            else:
+                delta.hot.append(live)
+        delta.cold = dict(self._out)
+        self._out.clear()
+        self._touched, self._erased, self._count = {}, {}, 0
+        return delta
+
+    def _settle(self, name: str, live: Live) -> None:
+        for row in live.open_rows():
+            self._out[type(row)].append(row)
+        del self._live[name]
+
+    def _sweep(self) -> None:
+        """Drop rows of what was erased since they were made."""
+        if not self._gone and not self._forgotten:
+            return
+        for kind in OWNED:
+            self._out[kind] = [
+                row
+                for row in self._out[kind]
+                if row.eid not in self._gone  # type: ignore[attr-defined]
+            ]
+        self._out[DeadLetterRow] = [
+            row for row in self._out[DeadLetterRow] if _about(row) not in self._forgotten
+        ]
+        self._gone, self._forgotten = set(), set()
+
+
+def _name(key: Key) -> str:
+    return f"{_EVENTS}.{key.user}.{key.execution}"
+
+
+def _key(name: str) -> Key:
+    parts = name.split(".")
+    if len(parts) != _PARTS - 1:
+        raise InvalidInput("this is no subject of a commit")
+    return Key(parts[1], parts[2])
+
+
+def _key_or_none(subject: str) -> Key | None:
+    try:
+        return _key(subject.rpartition(".")[0])
+    except InvalidInput:
+        return None
+
+
+def _is_purge(raw: Raw, key: Key) -> bool:
+    try:
+        events = unseal(raw.body, key).events
+    except WakeError:
+        return False
+    return bool(events) and isinstance(events[-1], Purged)
+
+
+def _about(letter: Row) -> tuple[str | None, str | None]:
+    assert isinstance(letter, DeadLetterRow)  # noqa: S101 - for the type checker
+    return letter.user, letter.execution

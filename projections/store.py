@@ -1,0 +1,352 @@
+"""The DuckDB file of the read model: the only place that knows DuckDB.
+
+One process owns the file. Rows and how far they go are written in one
+transaction, so that a kill at any moment leaves both or neither. Reading happens
+in transactions that cannot write, each on a cursor of its own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+import msgspec
+
+from events.errors import InvalidInput, Misconfigured, WakeError
+from events.names import Key
+from projections.fold import Delta
+from projections.live import Live, no_rows
+from projections.rows import (
+    HOT,
+    OWNED,
+    CallRow,
+    ChildRow,
+    DeadLetterRow,
+    ExecutionRow,
+    LogRow,
+    Row,
+    WaitRow,
+    fitted,
+)
+from projections.schema import done, fingerprint, hot, statements
+
+MEMORY = "768MB"
+"""What DuckDB may hold; larger sorts and groupings go to the disk."""
+
+CHECKPOINT = "128MB"
+"""The log of changes that is put into the tables at once: rarely, and well packed."""
+
+CHUNK = 500
+"""Rows handed over at a time: the interpreter's lock is held meanwhile."""
+
+_READ = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+
+
+class Outdated(WakeError):
+    """The read model was made by other rules, or from another log: rebuild it."""
+
+
+class Interrupted(WakeError):
+    """The query was stopped before it came to an end."""
+
+
+class Checkpoint(NamedTuple):
+    """How far a stream was folded, and which stream it was."""
+
+    made: str
+    position: int
+
+
+class Answer(NamedTuple):
+    """What a query came to; ``more`` says that the limit cut it off."""
+
+    columns: list[str]
+    types: list[str]
+    rows: list[tuple[Any, ...]]
+    more: bool
+
+
+class Store:
+    """An open file. Only one thread at a time may write; ``cursor`` is for others."""
+
+    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+        self.path = path
+        self._writer = connection
+        self._positions: dict[str, int] = {}
+
+    # ── opening ──────────────────────────────────────────────────────────────
+
+    @classmethod
+    def create(cls, path: Path, streams: Mapping[str, str]) -> "Store":
+        """Make an empty file for streams, by when they were made."""
+        store = cls(path, _connect(path))
+        with store._explained():
+            store._writer.begin()
+            for statement in statements():
+                store._writer.execute(statement)
+            store._writer.execute("INSERT INTO about VALUES (?)", [fingerprint()])
+            for stream, made in streams.items():
+                row = [stream, made]
+                store._writer.execute("INSERT INTO checkpoints VALUES (?, ?, 0)", row)
+            store._writer.commit()
+        store._positions = dict.fromkeys(streams, 0)
+        return store
+
+    @classmethod
+    def open(cls, path: Path) -> "Store":
+        """Open a file that is there.
+
+        Raises Outdated if it was made by other rules, and Misconfigured if it is
+        damaged, no read model at all, or used by another process.
+        """
+        store = cls(path, _connect(path))
+        try:
+            store._check()
+        except WakeError:
+            store.close()
+            raise
+        return store
+
+    def _check(self) -> None:
+        with self._explained():
+            found = self._writer.execute(
+                "SELECT table_name FROM duckdb_tables() WHERE NOT internal"
+            ).fetchall()
+            tables = {name for (name,) in found}
+            if not tables >= {"about", "checkpoints"}:
+                raise Misconfigured(
+                    f"{self.path} is a database of something else: let projector.file "
+                    "name a file of its own"
+                )
+            made_by = self._writer.execute("SELECT schema FROM about").fetchone()
+            if made_by != (fingerprint(),):
+                raise Outdated
+
+    def close(self) -> None:
+        """Close the file; asking twice is fine. Running queries are stopped."""
+        with suppress(duckdb.Error):
+            self._writer.close()
+
+    # ── loading ──────────────────────────────────────────────────────────────
+
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """Tell how far each stream was folded."""
+        with self._explained():
+            found = self._writer.execute("FROM checkpoints").fetchall()
+        self._positions = {stream: position for stream, _, position in found}
+        return {stream: Checkpoint(made, at) for stream, made, at in found}
+
+    def live(self) -> dict[Key, Live]:
+        """Load all that may still change."""
+        lives = {}
+        out = no_rows()
+        for row in self._hot_rows(ExecutionRow):
+            one = lives[row.eid] = Live(row, out)
+            one.stored = True
+        for call in self._hot_rows(CallRow):
+            lives[call.eid].calls.append(call)
+        for wait in self._hot_rows(WaitRow):
+            lives[wait.eid].waits[wait.kind] = wait
+        for child in self._hot_rows(ChildRow):
+            lives[child.eid].children[child.child] = child
+        return {Key(x.row.user, x.row.execution): x for x in lives.values()}
+
+    def _hot_rows(self, kind: type[Any]) -> list[Any]:
+        names = ", ".join(f'"{name}"' for name in kind.__struct_fields__)
+        with self._explained():
+            found = self._writer.execute(
+                f"SELECT {names} FROM {hot(kind)} ORDER BY ALL"  # noqa: S608 - ours
+            ).fetchall()
+        return [kind(*values) for values in found]
+
+    # ── writing ──────────────────────────────────────────────────────────────
+
+    def commit(self, delta: Delta) -> None:
+        """Write what changed, and how far that goes, or nothing of it.
+
+        Raises Misconfigured when that cannot be: the disk is full, say.
+        """
+        with self._explained():
+            try:
+                self._commit(delta, fit=False)
+            except (duckdb.DataError, duckdb.InvalidInputException):
+                self._commit(delta, fit=True)
+        self._positions.update(delta.positions)
+        for live in delta.hot:
+            live.stored = True
+
+    def _commit(self, delta: Delta, *, fit: bool) -> None:
+        self._writer.begin()
+        try:
+            self._erase(delta.erased)
+            stored = [live.row.eid for live in delta.hot if live.stored]
+            self._delete([hot(kind) for kind in HOT], [*delta.settled, *stored])
+            for kind, rows in delta.cold.items():
+                self._append(done(kind), kind, rows, fit=fit)
+            changing = no_rows()
+            for live in delta.hot:
+                for row in live.open_rows():
+                    changing[type(row)].append(row)
+            for kind, rows in changing.items():
+                self._append(hot(kind), kind, rows, fit=fit)
+            self._advance(delta.positions)
+            self._writer.commit()
+        except BaseException:
+            with suppress(duckdb.Error):
+                self._writer.rollback()
+            raise
+
+    def _append(
+        self, table: str, kind: type[Row], rows: Sequence[Row], *, fit: bool
+    ) -> None:
+        if not rows:
+            return
+        values = map(msgspec.structs.astuple, rows)
+        ready = [fitted(kind, v) for v in values] if fit else list(values)
+        appender = self._writer.appender(table)
+        for start in range(0, len(ready), CHUNK):
+            appender.append_rows(ready[start : start + CHUNK])
+        appender.flush()
+
+    def _delete(self, tables: Iterable[str], eids: list[int]) -> None:
+        if not eids:
+            return
+        for table in tables:
+            self._writer.execute(
+                f"DELETE FROM {table} WHERE eid IN (SELECT unnest(?::BIGINT[]))",  # noqa: S608 - ours
+                [eids],
+            )
+
+    def _erase(self, erased: Mapping[Key, bool]) -> None:
+        """Let executions go, and with True their log lines too."""
+        if not erased:
+            return
+        users, ids = [k.user for k in erased], [k.execution for k in erased]
+        found = self._writer.execute(
+            """SELECT eid FROM executions WHERE execution IN (SELECT unnest(?))
+            AND ("user", execution) IN (SELECT unnest(?), unnest(?))""",
+            [ids, users, ids],
+        ).fetchall()
+        tables = [hot(kind) for kind in HOT] + [done(kind) for kind in OWNED]
+        self._delete(tables, [eid for (eid,) in found])
+        self._delete_named(DeadLetterRow.table, list(erased))
+        self._delete_named(LogRow.table, [key for key, too in erased.items() if too])
+
+    def _delete_named(self, table: str, keys: list[Key]) -> None:
+        if keys:
+            self._writer.execute(
+                f"""DELETE FROM {table} WHERE ("user", execution) IN
+                (SELECT unnest(?), unnest(?))""",  # noqa: S608 - ours
+                [[k.user for k in keys], [k.execution for k in keys]],
+            )
+
+    def _advance(self, positions: Mapping[str, int]) -> None:
+        for stream, position in positions.items():
+            if position != self._positions[stream]:
+                self._writer.execute(
+                    "UPDATE checkpoints SET position = ? WHERE stream = ?",
+                    [position, stream],
+                )
+
+    def forget_lines(self, first: int) -> None:
+        """Let the log lines go that LOGS has no more."""
+        with self._explained():
+            self._writer.execute("DELETE FROM logs WHERE id < ?", [first])
+
+    def pack(self) -> None:
+        """Put all that was written into the tables, so that the file is whole."""
+        with self._explained():
+            self._writer.execute("CHECKPOINT")
+
+    # ── reading ──────────────────────────────────────────────────────────────
+
+    def cursor(self) -> "Cursor":
+        """Open a cursor; for one query, in any thread."""
+        return Cursor(self._writer.cursor())
+
+    def _explained(self) -> "_Explained":
+        return _Explained(self.path)
+
+
+class Cursor:
+    """One query at a time; ``interrupt`` may come from any thread."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def run(self, sql: str, values: Any, limit: int) -> Answer:
+        """Ask; at most ``limit`` rows. Raises InvalidInput, Interrupted."""
+        try:
+            self._check(sql)
+            self._connection.execute("BEGIN TRANSACTION READ ONLY")
+            self._connection.execute(sql, values)
+            found = self._connection.fetchmany(limit + 1)
+        except duckdb.InterruptException as error:
+            raise Interrupted from error
+        except duckdb.Error as error:
+            raise InvalidInput(f"the query failed: {error}") from error
+        described = self._connection.description
+        names, types = [d[0] for d in described], [str(d[1]) for d in described]
+        return Answer(names, types, found[:limit], len(found) > limit)
+
+    def _check(self, sql: str) -> None:
+        """Raise InvalidInput for all that is not one question."""
+        asked = [statement.type for statement in duckdb.extract_statements(sql)]
+        if len(asked) != 1 or asked[0] not in _READ:
+            raise InvalidInput("a query is one SELECT; nothing can be changed here")
+
+    def interrupt(self) -> None:
+        """Stop what runs, if something does; what is yet to begin is not stopped."""
+        with suppress(duckdb.Error):
+            self._connection.interrupt()
+
+    def close(self) -> None:
+        """Let it go, with the transaction that it read in."""
+        with suppress(duckdb.Error):
+            self._connection.close()
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    config: dict[str, Any] = {
+        "threads": 1,
+        "checkpoint_threshold": CHECKPOINT,
+        "memory_limit": MEMORY,
+        "enable_external_access": False,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    with _Explained(path):
+        connection = duckdb.connect(str(path), config=config)
+        connection.execute("SET lock_configuration = true")
+        return connection
+
+
+class _Explained:
+    """Says in our words what DuckDB cannot do."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, duckdb.Error):
+            raise _explain(self._path, error) from error
+
+
+def _explain(path: Path, error: duckdb.Error) -> WakeError:
+    said = str(error).split("\n", 1)[0]
+    if "lock on file" in said:
+        return Misconfigured(f"the read model {path} is used by another process")
+    if "No space left" in said or "File too large" in said or "ENOSPC" in said:
+        return Misconfigured(
+            f"the disk is full, so the read model {path} stays as it was: make room "
+            f"and start again ({said})"
+        )
+    if "version number" in said:
+        return Outdated(f"the read model {path} is of another DuckDB: {said}")
+    return Misconfigured(
+        f"the read model {path} cannot be used ({said}): rebuild it with wake rebuild"
+    )

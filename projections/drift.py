@@ -68,7 +68,9 @@ def _compare(
         count = f"is there {len(there)} times" if there else "is missing"
         yield "", None, count if wanted else "must not be there"
         return
-    for must, has in zip(sorted(wanted, key=repr), sorted(there, key=repr), strict=True):
+    for must, has in zip(
+        sorted(wanted, key=repr), sorted(there, key=repr), strict=True
+    ):
         for column, a, b in zip(columns(kind), must, has, strict=True):
             if a != b and not (a != a and b != b):  # noqa: PLR0124 - NaN is itself here
                 said = f"has {column.name} {b!r:.60}, must be {a!r:.60}"

@@ -13,12 +13,15 @@ from typing import Final
 from events.catalog import Purged
 from events.commit import Commit, unseal
 from events.errors import InvalidInput, WakeError
-from events.logbook import Stored, decode_line
+from events.logbook import Line, Stored, decode_line
 from events.names import EVENTS, LOGS, Key
 from events.rawlog import Raw
 from projections.live import Live, Rows, no_rows
 from projections.rows import OWNED, DeadLetterRow, ExecutionRow, LogRow, Row
 from projections.texts import as_json, cut, utc
+
+ENDED = 500
+"""Executions that have ended and are still held."""
 
 _EVENTS, _PARTS = "events", 4
 
@@ -34,7 +37,7 @@ class Delta:
 
     positions: dict[str, int]
     erased: dict[Key, bool] = field(default_factory=dict)
-    settled: list[int] = field(default_factory=list)
+    settled: list[Live] = field(default_factory=list)
     hot: list[Live] = field(default_factory=list)
     cold: Mapping[type[Row], list[Row]] = field(default_factory=no_rows)
     messages: int = 0
@@ -44,8 +47,13 @@ class Fold:
     """Follows EVENTS and LOGS from ``positions``, with what was live there."""
 
     def __init__(
-        self, positions: Mapping[str, int], live: Mapping[Key, Live] | None = None
+        self,
+        positions: Mapping[str, int],
+        live: Mapping[Key, Live] | None = None,
+        *,
+        ended: int = ENDED,
     ) -> None:
+        self._most_ended = ended
         self.positions = dict(positions)
         self.lost: set[Key] = set()
         self._out: Rows = no_rows()
@@ -56,9 +64,12 @@ class Fold:
         self._forgotten: set[tuple[str | None, str | None]] = set()
         self._unreadable: Final[dict[Key, str]] = {}
         self._count = 0
+        self._ended: dict[str, Live] = {}
         for key, one in (live or {}).items():
             one.out = self._out
             self._live[_name(key)] = one
+            if one.final:
+                self._ended[_name(key)] = one
 
     def __len__(self) -> int:
         return len(self._live)
@@ -67,49 +78,53 @@ class Fold:
 
     def apply(self, raw: Raw) -> None:
         """Take in a message of EVENTS; one that was taken in changes nothing."""
-        if raw.position <= self.positions[EVENTS]:
+        position, subject, body = raw
+        if position <= self.positions[EVENTS]:
             return
-        self.positions[EVENTS] = raw.position
+        self.positions[EVENTS] = position
         self._count += 1
-        name, _, route = raw.subject.rpartition(".")
+        name, _, route = subject.rpartition(".")
         live = self._live.get(name)
         try:
-            key = _key(name)
-            if key in self.lost:
-                return
-            commit = unseal(raw.body, key)
+            key = live.key if live is not None else _key(name)
+            commit = unseal(body, key)
         except WakeError as error:
             self._put_aside(raw, live, str(error))
             return
+        if live is None:
+            live = self._begin(raw, commit, key, name)
+            if live is None:
+                return
         if commit.events and type(commit.events[-1]) is Purged:
             self._erase(key, name, live, purged=True)
+        elif commit.version == live.row.version + 1 and live.row.problem is None:
+            live.follow(commit, route, position)
+            self._touched[name] = live
         else:
-            self._follow(raw, commit, key, name, route, live)
+            self._miss_in(raw, key, name, live)
 
-    def _follow(
-        self,
-        raw: Raw,
-        commit: Commit,
-        key: Key,
-        name: str,
-        route: str,
-        live: Live | None,
-    ) -> None:
-        if live is None and commit.version == 1:
-            row = ExecutionRow(
-                eid=raw.position, execution=key.execution, user=key.user
-            )
+    def _begin(self, raw: Raw, commit: Commit, key: Key, name: str) -> Live | None:
+        """Hold one that begins here; others are looked for, or let go of."""
+        if key in self.lost:
+            return None
+        if commit.events and type(commit.events[-1]) is Purged:
+            self._erase(key, name, None, purged=True)
+            self._unreadable.pop(key, None)
+        elif commit.version == 1:
+            row = ExecutionRow(raw.position, key.execution, key.user)
             live = self._live[name] = Live(row, self._out)
-        if live is None:
+            return live
+        else:
             self._miss(raw, key)
-        elif live.row.problem:
+        return None
+
+    def _miss_in(self, raw: Raw, key: Key, name: str, live: Live) -> None:
+        """What does not follow what is held: look into the whole history, once."""
+        if live.row.problem:
             self._put_aside(raw, live, live.row.problem)
-        elif commit.version != live.row.version + 1:
+        else:
             self._erase(key, name, live, purged=False)
             self.lost.add(key)
-        else:
-            live.follow(commit, route, raw.position)
-            self._touched[name] = live
 
     def _miss(self, raw: Raw, key: Key) -> None:
         """It is not held: it ended and comes back, or its beginning is not there."""
@@ -124,23 +139,26 @@ class Fold:
         """Keep what cannot be folded, and say so with its execution."""
         key = _key_or_none(raw.subject)
         if live is None and key is not None:
-            self._miss(raw, key)
+            if key not in self.lost:
+                self._miss(raw, key)
             return
         if live is not None and live.row.problem is None:
             live.row.problem = f"position {raw.position}: {reason}"
             self._touched[raw.subject.rpartition(".")[0]] = live
         self._letter(raw, key, reason)
 
-    def _letter(self, raw: Raw, key: Key | None, reason: str) -> None:
+    def _letter(
+        self, raw: Raw, key: Key | None, reason: str, stream: str = EVENTS
+    ) -> None:
         self._out[DeadLetterRow].append(
             DeadLetterRow(
-                stream=EVENTS,
-                position=raw.position,
-                subject=raw.subject,
-                user=key.user if key else None,
-                execution=key.execution if key else None,
-                reason=cut(reason),
-                body=cut(raw.body.decode(errors="replace")),
+                stream,
+                raw.position,
+                raw.subject,
+                key.user if key else None,
+                key.execution if key else None,
+                cut(reason),
+                cut(raw.body.decode(errors="replace")),
             )
         )
 
@@ -150,6 +168,7 @@ class Fold:
         self._forgotten.add(key)
         self._live.pop(name, None)
         self._touched.pop(name, None)
+        self._ended.pop(name, None)
         if live is not None:
             self._gone.add(live.row.eid)
 
@@ -172,9 +191,7 @@ class Fold:
         if live is not None:
             self._touched[_name(key)] = self._live[_name(key)] = live
 
-    def _again(
-        self, raw: Raw, key: Key, live: Live | None, number: int
-    ) -> Live | None:
+    def _again(self, raw: Raw, key: Key, live: Live | None, number: int) -> Live | None:
         """Take in one commit of a history that is folded anew."""
         known = live.row.problem if live else self._unreadable.get(key)
         reason = known
@@ -185,9 +202,7 @@ class Fold:
         else:
             if reason is None and commit.version == number:
                 if live is None:
-                    row = ExecutionRow(
-                        eid=raw.position, execution=key.execution, user=key.user
-                    )
+                    row = ExecutionRow(raw.position, key.execution, key.user)
                     live = Live(row, self._out)
                 live.follow(commit, raw.subject.rpartition(".")[2], raw.position)
                 return live
@@ -210,45 +225,47 @@ class Fold:
         try:
             line = decode_line(Stored(raw.position, raw.subject, raw.body))
         except (InvalidInput, ValueError) as error:
-            self._letter(raw, None, str(error))
-            self._out[DeadLetterRow][-1].stream = LOGS  # type: ignore[attr-defined]
+            self._letter(raw, None, str(error), LOGS)
             return
-        self._out[LogRow].append(
-            LogRow(
-                id=line.id,
-                user=line.user,
-                execution=line.execution,
-                level=line.level,
-                event_type=line.event_type,
-                by=line.by,
-                message=cut(line.message),
-                context=as_json(line.context),
-                written_at=utc(line.at),
-            )
-        )
+        self._out[LogRow].append(line_row(line))
 
     # ── what comes out ───────────────────────────────────────────────────────
 
-    def drain(self) -> Delta:
-        """Return what changed since the last time; what has ended is let go of."""
+    def drain(self, *, hot: bool = True) -> Delta:
+        """Return what changed since the last time.
+
+        What has ended is let go of when it is many: so few rows are not worth a
+        table as wide as theirs, and a retry finds them. Without ``hot``, all that
+        has ended goes, and what may still change is left for a later time.
+        """
         self._sweep()
         delta = Delta(dict(self.positions), self._erased, messages=self._count)
-        for name, live in self._touched.items():
+        touched, self._touched = self._touched, {}
+        for name, live in touched.items():
             if live.final:
-                self._settle(name, live)
-                if live.stored:
-                    delta.settled.append(live.row.eid)
+                self._ended[name] = live
+            elif not hot:
+                self._touched[name] = live
             else:
-                delta.hot.append(live)
+                self._ended.pop(name, None)
+        if not hot or len(self._ended) >= self._most_ended:
+            delta.settled = self._settle()
+        if hot:
+            delta.hot = [x for name, x in touched.items() if name in self._live]
         delta.cold = dict(self._out)
         self._out.clear()
-        self._touched, self._erased, self._count = {}, {}, 0
+        self._erased, self._count = {}, 0
         return delta
 
-    def _settle(self, name: str, live: Live) -> None:
-        for row in live.open_rows():
-            self._out[type(row)].append(row)
-        del self._live[name]
+    def _settle(self) -> list[Live]:
+        """Let go of what has ended, unless it came back."""
+        ended = {name: live for name, live in self._ended.items() if live.final}
+        for name, live in ended.items():
+            for row in live.open_rows():
+                self._out[type(row)].append(row)
+            del self._live[name]
+        self._ended = {}
+        return list(ended.values())
 
     def _sweep(self) -> None:
         """Drop rows of what was erased since they were made."""
@@ -261,9 +278,26 @@ class Fold:
                 if row.eid not in self._gone  # type: ignore[attr-defined]
             ]
         self._out[DeadLetterRow] = [
-            row for row in self._out[DeadLetterRow] if _about(row) not in self._forgotten
+            row
+            for row in self._out[DeadLetterRow]
+            if _about(row) not in self._forgotten
         ]
         self._gone, self._forgotten = set(), set()
+
+
+def line_row(line: Line) -> LogRow:
+    """A log line as a row."""
+    return LogRow(
+        line.id,
+        line.user,
+        line.execution,
+        line.level,
+        line.event_type,
+        line.by,
+        cut(line.message),
+        as_json(line.context),
+        utc(line.at),
+    )
 
 
 def _name(key: Key) -> str:

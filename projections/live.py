@@ -16,7 +16,7 @@ import msgspec
 from events import catalog as e
 from events.commit import Commit
 from events.execution import IN_DOUBT, NOT_RUN
-from events.names import LANES
+from events.names import LANES, Key
 from events.state import FINAL
 from projections.rows import (
     AttemptRow,
@@ -45,18 +45,30 @@ def no_rows() -> Rows:
 class Live:
     """One execution: its row, and what of it is open. ``out`` takes what is done.
 
-    ``stored`` says that the database has rows of it which may change.
+    ``stored`` are the kinds of which the database has rows that may change.
     """
 
-    __slots__ = ("at", "calls", "children", "commit", "out", "row", "sizes", "stored")
-    __slots__ += ("signals", "waits")
+    __slots__ = (
+        "at",
+        "calls",
+        "children",
+        "commit",
+        "key",
+        "out",
+        "row",
+        "signals",
+        "sizes",
+        "stored",
+        "waits",
+    )
 
     def __init__(self, row: ExecutionRow, out: Rows) -> None:
         self.row, self.out = row, out
+        self.key = Key(row.user, row.execution)
         self.calls: list[CallRow] = []
         self.waits: dict[str, WaitRow] = {}
         self.children: dict[str, ChildRow] = {}
-        self.stored = False
+        self.stored: set[type[Row]] = set()
 
     @property
     def final(self) -> bool:
@@ -131,15 +143,15 @@ class Live:
         self.signals += 1
         self.out[SignalRow].append(
             SignalRow(
-                eid=self.row.eid,
-                version=self.commit.version,
-                number=self.signals,
-                user=self.row.user,
-                kind=kind,
-                by=self.commit.by,
-                cause=self.commit.cause,
-                detail=cut(detail) if detail else None,
-                happened_at=self.at,
+                self.row.eid,
+                self.commit.version,
+                self.signals,
+                self.row.user,
+                kind,
+                self.commit.by,
+                self.commit.cause,
+                cut(detail) if detail else None,
+                self.at,
             )
         )
 
@@ -189,15 +201,11 @@ class Live:
 
     def _begin_wait(self, kind: str, **fields: Any) -> None:
         self._end_wait(kind, "dropped")
-        self.waits[kind] = WaitRow(
-            eid=self.row.eid,
-            version=self.commit.version,
-            kind=kind,
-            user=self.row.user,
-            began_at=self.at,
-            **{name: None for name in _WAIT_FIELDS if name not in fields},
-            **fields,
-        )
+        row = self.row
+        wait = WaitRow(row.eid, self.commit.version, kind, row.user, self.at)
+        for name, value in fields.items():
+            setattr(wait, name, value)
+        self.waits[kind] = wait
 
     def _await(self, awaited: e.Awaited) -> None:
         self._begin_wait(
@@ -256,16 +264,16 @@ class Live:
         row.started_at = row.started_at or self.at
         self.out[AttemptRow].append(
             AttemptRow(
-                eid=row.eid,
-                version=self.commit.version,
-                attempt=fact.attempt,
-                user=row.user,
-                agent=row.agent,
-                lane=row.lane,
-                runner=fact.runner,
-                queued_at=queued,
-                waited=(self.at - queued).total_seconds() if queued else None,
-                started_at=self.at,
+                row.eid,
+                self.commit.version,
+                fact.attempt,
+                row.user,
+                row.agent,
+                row.lane,
+                fact.runner,
+                queued,
+                (self.at - queued).total_seconds() if queued else None,
+                self.at,
             )
         )
 
@@ -277,47 +285,47 @@ class Live:
         self._spend(usage, fact.cost)
         self.out[StepRow].append(
             StepRow(
-                eid=row.eid,
-                step=fact.step,
-                version=self.commit.version,
-                user=row.user,
-                agent=row.agent,
-                model=fact.model,
-                text=cut(fact.text),
-                text_size=self._size(place, "text", fact.text),
-                calls=len(fact.tool_calls),
-                input_tokens=usage.input,
-                output_tokens=usage.output,
-                cache_read=usage.cache_read,
-                cache_write=usage.cache_write,
-                cost=fact.cost,
-                latency_ms=fact.latency_ms,
-                finish_reason=fact.finish_reason,
-                responded_at=self.at,
+                row.eid,
+                fact.step,
+                self.commit.version,
+                row.user,
+                row.agent,
+                fact.model,
+                cut(fact.text),
+                self._size(place, "text", fact.text),
+                len(fact.tool_calls),
+                usage.input,
+                usage.output,
+                usage.cache_read,
+                usage.cache_write,
+                fact.cost,
+                fact.latency_ms,
+                fact.finish_reason,
+                self.at,
             )
         )
         for number, call in enumerate(fact.tool_calls, 1):
             field = f"tool_calls/{number - 1}/arguments"
             self.calls.append(
                 CallRow(
-                    eid=row.eid,
-                    step=fact.step,
-                    number=number,
-                    version=self.commit.version,
-                    call_id=call.id,
-                    tool=call.name,
-                    arguments=cut(call.arguments),
-                    arguments_size=self._size(place, field, call.arguments),
-                    phase="open",
-                    outcome=None,
-                    attempt=0,
-                    approved=False,
-                    output=None,
-                    output_size=0,
-                    latency_ms=None,
-                    asked_at=self.at,
-                    started_at=None,
-                    completed_at=None,
+                    row.eid,
+                    fact.step,
+                    number,
+                    self.commit.version,
+                    call.id,
+                    call.name,
+                    cut(call.arguments),
+                    self._size(place, field, call.arguments),
+                    "open",
+                    None,
+                    0,
+                    False,
+                    None,
+                    0,
+                    None,
+                    self.at,
+                    None,
+                    None,
                 )
             )
 
@@ -438,19 +446,19 @@ class Live:
     def child_spawned(self, fact: e.ChildSpawned, _place: int) -> None:
         """A subagent was asked for."""
         self.children[fact.child] = ChildRow(
-            eid=self.row.eid,
-            child=fact.child,
-            version=self.commit.version,
-            user=self.row.user,
-            call_id=fact.call_id,
-            agent=fact.agent,
-            prompt=cut(fact.prompt),
-            status="running",
-            summary=None,
-            tokens=0,
-            cost=None,
-            spawned_at=self.at,
-            finished_at=None,
+            self.row.eid,
+            fact.child,
+            self.commit.version,
+            self.row.user,
+            fact.call_id,
+            fact.agent,
+            cut(fact.prompt),
+            "running",
+            None,
+            0,
+            None,
+            self.at,
+            None,
         )
         call = self.call(fact.call_id)
         if call:
@@ -536,13 +544,6 @@ class Live:
 
     def purged(self, _fact: e.Purged, _place: int) -> None:
         """It is about to be deleted: its rows are, see ``fold.py``."""
-
-
-_WAIT_FIELDS = tuple(
-    name
-    for name in WaitRow.__struct_fields__
-    if name not in ("eid", "version", "kind", "user", "began_at")
-)
 
 
 def _method(kind: type[e.Event]) -> str:

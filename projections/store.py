@@ -8,15 +8,15 @@ in transactions that cannot write, each on a cursor of its own.
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import msgspec
 
-from events.errors import InvalidInput, Misconfigured, WakeError
+from events.errors import InvalidInput, Misconfigured, Unavailable, WakeError
 from events.names import Key
 from projections.fold import Delta
-from projections.live import Live, no_rows
+from projections.live import Live, Rows, no_rows
 from projections.rows import (
     HOT,
     OWNED,
@@ -30,6 +30,8 @@ from projections.rows import (
     fitted,
 )
 from projections.schema import done, fingerprint, hot, statements
+
+R = TypeVar("R", bound=Row)
 
 MEMORY = "768MB"
 """What DuckDB may hold; larger sorts and groupings go to the disk."""
@@ -74,6 +76,7 @@ class Store:
         self.path = path
         self._writer = connection
         self._positions: dict[str, int] = {}
+        self._appenders: dict[str, duckdb.Appender] = {}
 
     # ── opening ──────────────────────────────────────────────────────────────
 
@@ -143,20 +146,21 @@ class Store:
         out = no_rows()
         for row in self._hot_rows(ExecutionRow):
             one = lives[row.eid] = Live(row, out)
-            one.stored = True
         for call in self._hot_rows(CallRow):
             lives[call.eid].calls.append(call)
         for wait in self._hot_rows(WaitRow):
             lives[wait.eid].waits[wait.kind] = wait
         for child in self._hot_rows(ChildRow):
             lives[child.eid].children[child.child] = child
-        return {Key(x.row.user, x.row.execution): x for x in lives.values()}
+        for one in lives.values():
+            one.stored = {type(row) for row in one.open_rows()}
+        return {one.key: one for one in lives.values()}
 
     def _hot_rows(self, kind: type[Any]) -> list[Any]:
         names = ", ".join(f'"{name}"' for name in kind.__struct_fields__)
         with self._explained():
             found = self._writer.execute(
-                f"SELECT {names} FROM {hot(kind)} ORDER BY ALL"  # noqa: S608 - ours
+                f"SELECT {names} FROM {hot(kind)} ORDER BY ALL"
             ).fetchall()
         return [kind(*values) for values in found]
 
@@ -174,21 +178,17 @@ class Store:
                 self._commit(delta, fit=True)
         self._positions.update(delta.positions)
         for live in delta.hot:
-            live.stored = True
+            live.stored = {type(row) for row in live.open_rows()}
 
     def _commit(self, delta: Delta, *, fit: bool) -> None:
         self._writer.begin()
         try:
             self._erase(delta.erased)
-            stored = [live.row.eid for live in delta.hot if live.stored]
-            self._delete([hot(kind) for kind in HOT], [*delta.settled, *stored])
+            for kind, eids in _outdated(delta).items():
+                self._delete([hot(kind)], eids)
             for kind, rows in delta.cold.items():
                 self._append(done(kind), kind, rows, fit=fit)
-            changing = no_rows()
-            for live in delta.hot:
-                for row in live.open_rows():
-                    changing[type(row)].append(row)
-            for kind, rows in changing.items():
+            for kind, rows in _changing(delta).items():
                 self._append(hot(kind), kind, rows, fit=fit)
             self._advance(delta.positions)
             self._writer.commit()
@@ -204,7 +204,9 @@ class Store:
             return
         values = map(msgspec.structs.astuple, rows)
         ready = [fitted(kind, v) for v in values] if fit else list(values)
-        appender = self._writer.appender(table)
+        appender = self._appenders.get(table)
+        if appender is None:
+            appender = self._appenders[table] = self._writer.appender(table)
         for start in range(0, len(ready), CHUNK):
             appender.append_rows(ready[start : start + CHUNK])
         appender.flush()
@@ -214,7 +216,7 @@ class Store:
             return
         for table in tables:
             self._writer.execute(
-                f"DELETE FROM {table} WHERE eid IN (SELECT unnest(?::BIGINT[]))",  # noqa: S608 - ours
+                f"DELETE FROM {table} WHERE eid IN (SELECT unnest(?::BIGINT[]))",
                 [eids],
             )
 
@@ -237,7 +239,7 @@ class Store:
         if keys:
             self._writer.execute(
                 f"""DELETE FROM {table} WHERE ("user", execution) IN
-                (SELECT unnest(?), unnest(?))""",  # noqa: S608 - ours
+                (SELECT unnest(?), unnest(?))""",
                 [[k.user for k in keys], [k.execution for k in keys]],
             )
 
@@ -270,18 +272,16 @@ class Store:
 
 
 class Cursor:
-    """One query at a time; ``interrupt`` may come from any thread."""
+    """One query at a time, all on one snapshot; ``interrupt`` is for any thread."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
+        self._begun = False
 
-    def run(self, sql: str, values: Any, limit: int) -> Answer:
+    def run(self, sql: str, values: Any = (), limit: int = 1_000) -> Answer:
         """Ask; at most ``limit`` rows. Raises InvalidInput, Interrupted."""
         try:
-            self._check(sql)
-            self._connection.execute("BEGIN TRANSACTION READ ONLY")
-            self._connection.execute(sql, values)
-            found = self._connection.fetchmany(limit + 1)
+            found = self._run(sql, values).fetchmany(limit + 1)
         except duckdb.InterruptException as error:
             raise Interrupted from error
         except duckdb.Error as error:
@@ -290,11 +290,26 @@ class Cursor:
         names, types = [d[0] for d in described], [str(d[1]) for d in described]
         return Answer(names, types, found[:limit], len(found) > limit)
 
-    def _check(self, sql: str) -> None:
-        """Raise InvalidInput for all that is not one question."""
+    def rows_of(self, kind: type[R], after: int, upto: int) -> list[R]:
+        """All rows of a kind whose first column is in a range; raises WakeError."""
+        names = [f'"{name}"' for name in kind.__struct_fields__]
+        sql = (
+            f"SELECT {', '.join(names)} FROM {kind.table} "
+            f"WHERE {names[0]} > ? AND {names[0]} <= ?"
+        )
+        try:
+            return [kind(*row) for row in self._run(sql, (after, upto)).fetchall()]
+        except duckdb.Error as error:
+            raise Unavailable(f"the read model cannot be read: {error}") from error
+
+    def _run(self, sql: str, values: Any) -> duckdb.DuckDBPyConnection:
         asked = [statement.type for statement in duckdb.extract_statements(sql)]
         if len(asked) != 1 or asked[0] not in _READ:
             raise InvalidInput("a query is one SELECT; nothing can be changed here")
+        if not self._begun:
+            self._connection.execute("BEGIN TRANSACTION READ ONLY")
+            self._begun = True
+        return self._connection.execute(sql, values)
 
     def interrupt(self) -> None:
         """Stop what runs, if something does; what is yet to begin is not stopped."""
@@ -305,6 +320,23 @@ class Cursor:
         """Let it go, with the transaction that it read in."""
         with suppress(duckdb.Error):
             self._connection.close()
+
+
+def _outdated(delta: Delta) -> dict[type[Row], list[int]]:
+    """Whose changing rows go, by kind: only where there are any."""
+    eids: dict[type[Row], list[int]] = {kind: [] for kind in HOT}
+    for live in (*delta.settled, *delta.hot):
+        for kind in live.stored:
+            eids[kind].append(live.row.eid)
+    return eids
+
+
+def _changing(delta: Delta) -> Rows:
+    rows = no_rows()
+    for live in delta.hot:
+        for row in live.open_rows():
+            rows[type(row)].append(row)
+    return rows
 
 
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:

@@ -15,7 +15,8 @@ from events.commit import Commit
 LENGTH = 4_000
 """Characters of a text that are kept: enough to search and to show in a list."""
 
-EARLIEST, LATEST = datetime.min, datetime.max  # noqa: DTZ901 - UTC, as all rows are
+_ZERO = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, as all rows are
+_ZERO_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -46,13 +47,13 @@ def as_json(value: Any) -> str | None:
 
 
 def utc(moment: datetime) -> datetime:
-    """Return a time as rows have it: UTC, without saying so."""
-    zone = moment.tzinfo
-    if zone is UTC or zone is None:
-        return moment.replace(tzinfo=None)
+    """Return a time as rows have it: UTC, without saying so.
+
+    By subtraction: ``replace`` takes ten times as long, and each event has a time.
+    """
     try:
-        return moment.astimezone(UTC).replace(tzinfo=None)
-    except OverflowError:  # within a day of the first or the last that there is
+        return _ZERO + (moment - _ZERO_UTC)
+    except (TypeError, OverflowError):  # without a zone; or at the end of all times
         return moment.replace(tzinfo=None)
 
 

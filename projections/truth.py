@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from events import catalog as e
-from events.commit import Recorded, unseal
+from events.commit import Commit, Recorded, unseal
 from events.errors import WakeError
 from events.execution import Execution
 from events.names import LANES, Key, split_subject
@@ -45,9 +45,7 @@ def truth_of(key: Key, history: Sequence[Raw]) -> Truth:
     damaged = None
     for raw in history:
         try:
-            commit = unseal(raw.body, key)
-            _, route = split_subject(raw.subject)
-            teller.follow(Recorded(raw.position, key, route, commit, raw.body))
+            teller.take(raw, unseal(raw.body, key))
         except WakeError as error:
             damaged = str(error)
             break
@@ -76,6 +74,11 @@ class Teller:
     def nothing(self) -> bool:
         """There is nothing to be seen: no commit, or it is being deleted."""
         return self._last is None or self.state.purged
+
+    def take(self, raw: Raw, commit: Commit) -> None:
+        """Take in the next commit as it is stored; raises WakeError."""
+        key, route = split_subject(raw.subject)
+        self.follow(Recorded(raw.position, key, route, commit, raw.body))
 
     def follow(self, recorded: Recorded) -> None:
         """Take in the next commit; raises WakeError."""
@@ -119,9 +122,7 @@ class Teller:
         if signal:
             self._note_signal(recorded, *signal)
 
-    def _note_size(
-        self, recorded: Recorded, place: int, field: str, text: str
-    ) -> None:
+    def _note_size(self, recorded: Recorded, place: int, field: str, text: str) -> None:
         self._sizes[field] = _size(recorded, f"/{place}/{field}", text)
 
     def _note_created(self, recorded: Recorded, fact: e.Created) -> None:
@@ -244,15 +245,16 @@ class Teller:
         )
 
     def _wait(self, recorded: Recorded, kind: str, **fields: object) -> WaitRow:
-        empty = dict.fromkeys(WaitRow.__struct_fields__)
-        named = {
-            "eid": self._eid,
-            "version": recorded.commit.version,
-            "kind": kind,
-            "user": self.state.user,
-            "began_at": utc(recorded.commit.at),
-        }
-        return msgspec.convert({**empty, **named, **fields}, WaitRow)
+        wait = WaitRow(
+            eid=self._eid,
+            version=recorded.commit.version,
+            kind=kind,
+            user=self.state.user,
+            began_at=utc(recorded.commit.at),
+        )
+        for name, value in fields.items():
+            setattr(wait, name, value)
+        return wait
 
     def _note_end(
         self, recorded: Recorded, fact: e.InputReceived | e.EventReceived

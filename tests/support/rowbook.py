@@ -28,13 +28,13 @@ class RowBook:
         """Write what changed."""
         for key, lines_too in delta.erased.items():
             self._erase(key, lines_too=lines_too)
-        stored = {live.row.eid for live in delta.hot if live.stored}
-        for kind in HOT:
-            self._drop(self.hot, kind, stored | set(delta.settled))
+        for live in (*delta.hot, *delta.settled):
+            for kind in live.stored:
+                self._drop(self.hot, kind, {live.row.eid})
         for kind, rows in delta.cold.items():
             self.done[kind] += _copies(rows)
         for live in delta.hot:
-            live.stored = True
+            live.stored = {type(row) for row in live.open_rows()}
             for row in live.open_rows():
                 self.hot[type(row)] += _copies([row])
         self.positions = dict(delta.positions)
@@ -57,18 +57,18 @@ class RowBook:
         """All rows of a kind."""
         return [*self.hot[kind], *self.done[kind]]
 
-    def fold(self) -> Fold:
-        """Begin where this ends, as after a restart."""
+    def fold(self, ended: int = 1) -> Fold:
+        """Begin where this ends, as after a restart; hold few that have ended."""
         lives = {}
         for row in _copies(self.hot[ExecutionRow]):
             lives[row.eid] = Live(row, defaultdict(list))
-            lives[row.eid].stored = True
         for kind in HOT[1:]:
             for row in _copies(self.hot[kind]):
                 _put(lives[row.eid], row)
-        return Fold(
-            self.positions, {Key(x.row.user, x.row.execution): x for x in lives.values()}
-        )
+        for live in lives.values():
+            live.stored = {type(row) for row in live.open_rows()}
+        by_key = {Key(x.row.user, x.row.execution): x for x in lives.values()}
+        return Fold(self.positions, by_key, ended=ended)
 
     def of(self, key: Key) -> dict[type[Row], list[Row]]:
         """The rows of one execution."""

@@ -1,0 +1,228 @@
+"""``wake verify --read-model``: the log is folded anew, and every row compared.
+
+The rows are those of one moment; the log is folded as far as they go. Executions
+are taken in turns, by where they begin, so that memory is bounded however long the
+log is. What is deleted meanwhile is left out.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from events.catalog import Purged
+from events.commit import unseal
+from events.errors import InvalidInput, WakeError
+from events.logbook import Stored, decode_line
+from events.names import EVENTS, LOGS, Key
+from events.rawlog import Extent, Raw, RawLog
+from projections.drift import Difference, differences
+from projections.fold import line_row
+from projections.rebuild import Sources
+from projections.rows import OWNED, LogRow, Row
+from projections.store import Cursor
+from projections.truth import Teller, Truth
+
+TURN = 100_000
+"""Positions in which the executions of one turn begin."""
+
+TOLD = 20
+"""Differences that are told; the others are counted."""
+
+
+class Report(NamedTuple):
+    """What a verification came to; ``differences`` are the first of ``count``."""
+
+    executions: int
+    rows: int
+    lines: int
+    position: int
+    count: int
+    differences: list[str]
+
+
+Opened = Callable[[], Cursor]
+"""Opens a cursor; each has a snapshot of its own."""
+
+
+def verify(sources: Sources, extents: dict[str, Extent], opened: Opened) -> Report:
+    """Compare all; blocks, and is for a thread. Raises WakeError.
+
+    ``extents`` are those of a moment that is not before the rows' own.
+    """
+    cursor = opened()
+    try:
+        found = cursor.run("SELECT stream, position FROM checkpoints").rows
+        work = _Verification(sources, extents, cursor, dict(found))
+        problems = list(work.problems())
+    finally:
+        cursor.close()
+    real = _still_there(problems, opened) if problems else []
+    told = [str(problem) for problem in islice(real, TOLD)]
+    return Report(
+        work.executions,
+        work.rows,
+        work.lines,
+        work.positions[EVENTS],
+        len(real),
+        told,
+    )
+
+
+def _still_there(problems: list[Difference], opened: Opened) -> list[Difference]:
+    """Leave out executions that were deleted while all this was read."""
+    cursor = opened()
+    try:
+        sql = 'SELECT "user", execution FROM executions'
+        there = {Key(*row) for row in cursor.run(sql, (), 2**31).rows}
+    finally:
+        cursor.close()
+    gone = "must not be there"
+    return [p for p in problems if p.what != gone or p.key in there or not p.key.user]
+
+
+class _Turn:
+    """The histories that begin in a range of positions, as they are folded."""
+
+    def __init__(self, after: int, upto: int, position: int) -> None:
+        self.after, self.upto, self._position = after, upto, position
+        self.tellers: dict[Key, Teller] = {}
+        self.damaged: dict[Key, str] = {}
+        self.left_out: set[Key] = set()
+
+    def take(self, raw: Raw, key: Key) -> None:
+        """Take in a commit, if it belongs to a history of this turn."""
+        begins = self.after < raw.position <= self.upto
+        if not begins and key not in self.tellers and key not in self.damaged:
+            return
+        if raw.position > self._position:
+            if _is_purge(raw, key):
+                self.left_out.add(key)
+        elif key not in self.damaged:
+            self._fold(raw, key)
+
+    def _fold(self, raw: Raw, key: Key) -> None:
+        teller = self.tellers.get(key)
+        try:
+            commit = unseal(raw.body, key)
+            if teller is None and commit.version > 1:
+                self.left_out.add(key)  # it begins earlier, or is being deleted
+                return
+            teller = self.tellers.setdefault(key, Teller(key))
+            teller.take(raw, commit)
+        except WakeError as error:
+            self.damaged[key] = str(error)
+
+    def truths(self) -> dict[Key, Truth]:
+        """What must be there."""
+        keys = self.tellers.keys() | self.damaged.keys()
+        return {
+            key: self._truth(key) for key in sorted(keys) if key not in self.left_out
+        }
+
+    def _truth(self, key: Key) -> Truth:
+        teller = self.tellers.get(key)
+        nothing = teller is None or teller.nothing
+        rows = {} if teller is None or nothing else teller.rows()
+        return Truth(rows, self.damaged.get(key))
+
+
+class _Verification:
+    """One pass: ``problems`` gives what differs, the rest counts."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        extents: dict[str, Extent],
+        cursor: Cursor,
+        positions: dict[str, int],
+    ) -> None:
+        self._sources, self._extents, self._cursor = sources, extents, cursor
+        self.positions = positions
+        self.executions = self.rows = self.lines = 0
+        self._purged: set[Key] = set()
+
+    def problems(self) -> Iterator[Difference]:
+        """Say all that is not as it must be."""
+        for after in range(0, max(1, self.positions[EVENTS]), TURN):
+            turn = _Turn(after, after + TURN, self.positions[EVENTS])
+            for raw in self._messages(self._sources.events, EVENTS, after):
+                self._take(turn, raw)
+            yield from self._compare(turn)
+        yield from self._compare_lines()
+
+    def _messages(self, source: RawLog, stream: str, after: int) -> Iterator[Raw]:
+        extent = self._extents[stream]
+        first = max(after, extent.first - 1, 0)
+        if first < extent.last:
+            for run in source.bulk(first, extent.last):
+                yield from run
+
+    def _take(self, turn: _Turn, raw: Raw) -> None:
+        parts = raw.subject.split(".")
+        if len(parts) == 4:  # noqa: PLR2004 - events.<user>.<execution>.<route>
+            key = Key(parts[1], parts[2])
+            if turn.after == 0 and _is_purge(raw, key):
+                self._purged.add(key)
+            turn.take(raw, key)
+
+    def _compare(self, turn: _Turn) -> Iterator[Difference]:
+        found = self._found(turn)
+        truths = turn.truths()
+        for key in [*truths, *(key for key in found if key not in truths)]:
+            if key in turn.left_out:
+                continue
+            self.executions += 1
+            rows = found.get(key, {})
+            self.rows += sum(map(len, rows.values()))
+            yield from differences(key, truths.get(key, Truth()), rows)
+
+    def _found(self, turn: _Turn) -> dict[Key, dict[type[Row], list[Row]]]:
+        """The rows of this turn; those that belong to nobody are nobody's."""
+        keys: dict[int, Key] = {}
+        found: dict[Key, dict[type[Row], list[Row]]] = {}
+        for kind in OWNED:
+            for row in self._cursor.rows_of(kind, turn.after, turn.upto):
+                eid: int = row.eid  # type: ignore[attr-defined]  # all OWNED have it
+                if kind is OWNED[0]:
+                    keys[eid] = Key(row.user, row.execution)  # type: ignore[attr-defined]
+                key = keys.get(eid, Key("", f"eid {eid}"))
+                found.setdefault(key, {}).setdefault(kind, []).append(row)
+        return found
+
+    def _compare_lines(self) -> Iterator[Difference]:
+        first, last = self._extents[LOGS].first, self.positions[LOGS]
+        for after in range(max(0, first - 1), last, TURN):
+            upto = min(after + TURN, last)
+            there = {x.id: x for x in self._cursor.rows_of(LogRow, after, upto)}
+            runs = self._sources.logs.bulk(after, upto)
+            lines = filter(None, (_row(raw) for run in runs for raw in run))
+            must = {line.id: line for line in lines}
+            self.lines += len(there)
+            for number in sorted(there.keys() | must.keys()):
+                yield from self._line(number, must.get(number), there.get(number))
+
+    def _line(
+        self, number: int, must: LogRow | None, there: LogRow | None
+    ) -> Iterator[Difference]:
+        one = must or there
+        key = Key(one.user, one.execution) if one else Key("", "")
+        truth = Truth({LogRow: [must]} if must else {})
+        if key not in self._purged:
+            yield from differences(key, truth, {LogRow: [there]} if there else {})
+
+
+def _row(raw: Raw) -> LogRow | None:
+    try:
+        return line_row(decode_line(Stored(raw.position, raw.subject, raw.body)))
+    except (InvalidInput, ValueError):
+        return None
+
+
+def _is_purge(raw: Raw, key: Key) -> bool:
+    if b'"purged.v1"' not in raw.body:
+        return False
+    try:
+        events = unseal(raw.body, key).events
+    except WakeError:
+        return False
+    return bool(events) and isinstance(events[-1], Purged)

@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,12 +210,12 @@ async def sources_of(server: EmbeddedServer) -> AsyncIterator[tuple[Wire, Source
 
 
 QUERIES = (
-    "SELECT execution, status, created_at FROM executions WHERE \"user\" = 'user7' "
-    "AND status = 'running' ORDER BY created_at DESC LIMIT 50",
-    'SELECT "user", count(*) FROM executions WHERE status IN '
-    "('pending', 'running') GROUP BY ALL",
-    "SELECT execution FROM waits JOIN executions USING (eid) "
-    "WHERE kind = 'event' AND ended_at IS NULL AND event_type = 'ci.done'",
+    """SELECT execution, status, created_at FROM executions WHERE "user" = 'user7'
+    AND status = 'running' ORDER BY created_at DESC LIMIT 50""",
+    """SELECT "user", count(*) FROM executions
+    WHERE status IN ('pending', 'running') GROUP BY ALL""",
+    """SELECT execution FROM waits JOIN executions USING (eid)
+    WHERE kind = 'event' AND ended_at IS NULL AND event_type = 'ci.done'""",
     "SELECT * FROM stuck",
     "SELECT day, agent, sum(input_tokens) FROM usage GROUP BY ALL",
 )
@@ -328,7 +328,6 @@ def commit_times(store: Store, rounds: int) -> list[float]:
     fold, position, times = Fold({EVENTS: 0, LOGS: 0}), 0, []
     stories = [history(number) for number in range(200)]
     for _ in range(rounds):
-        stories = [one for one in stories if one is not None]
         some = []
         for number, one in enumerate(stories):
             found = next(one, None)
@@ -408,7 +407,7 @@ def parts(login: Login, most: int) -> Parts:
         spent += time.process_time() - began
         store.close()
     each = 1e6 / len(raws)
-    client, decode, both = (b - a for a, b in zip(times, times[1:], strict=False))
+    client, decode, both = (b - a for a, b in pairwise(times))
     return Parts(client * each, decode * each, (both - decode) * each, spent * each)
 
 

@@ -101,8 +101,11 @@ class MemoryRawLog(RawLog):
             after += len(new)
             if run := [raw for raw in new if raw]:
                 yield run
-            async with self._grown:
-                await self._grown.wait_for(lambda: len(self._stored) > after)
+            await self._beyond(after)
+
+    async def _beyond(self, position: int) -> None:
+        async with self._grown:
+            await self._grown.wait_for(lambda: len(self._stored) > position)
 
     async def history(self, key: Key, *, at_least: int) -> list[Raw]:
         """Return the stored commits of an execution."""

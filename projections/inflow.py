@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from events.rawlog import Raw
 
@@ -43,6 +43,14 @@ class Inflow:
         while not self.count:
             self._stirred.clear()
             await self._stirred.wait()
+
+    async def filled(self, count: int, due: float) -> None:
+        """Wait until so many are there, or for a time of the event loop's clock."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(due):
+                while self.count < count:
+                    self._stirred.clear()
+                    await self._stirred.wait()
 
     def take(self, most: int) -> Batch:
         """Take up to so many of each stream, oldest first."""

@@ -319,7 +319,7 @@ class Live:
                     "open",
                     None,
                     0,
-                    False,
+                    False,  # noqa: FBT003 - a column
                     None,
                     0,
                     None,

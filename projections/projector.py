@@ -152,8 +152,7 @@ class Projector:
         due = loop.time()
         while True:
             await inflow.stirred()
-            while inflow.count < BATCH and (left := due - loop.time()) > 0:
-                await asyncio.sleep(min(left, self._interval / 5))
+            await inflow.filled(BATCH, due)
             due = loop.time() + self._interval
             await self._step(writer, inflow.take(BATCH))
 

@@ -363,7 +363,7 @@ class _Explained:
     def __enter__(self) -> None:
         """Nothing to do."""
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, duckdb.Error):
             raise _explain(self._path, error) from error
 

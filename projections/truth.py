@@ -92,7 +92,7 @@ class Teller:
 
     # ── what events tell ─────────────────────────────────────────────────────
 
-    def _note(
+    def _note(  # noqa: C901 - a line for each kind
         self, recorded: Recorded, before: Recorded | None, place: int, fact: e.Event
     ) -> None:
         match fact:
@@ -433,7 +433,9 @@ def _size(recorded: Recorded, path: str, text: str) -> int:
     return known[0] if known else size(text)
 
 
-def _signal(fact: e.Event) -> tuple[str, str] | None:
+def _signal(  # noqa: PLR0911 - a line for each kind
+    fact: e.Event,
+) -> tuple[str, str] | None:
     """What a fact is as a signal, and what was said with it."""
     match fact:
         case e.PauseRequested():

@@ -30,13 +30,13 @@ TOLD = 20
 
 
 class Report(NamedTuple):
-    """What a verification came to; ``differences`` are the first of ``count``."""
+    """What a verification came to; ``differences`` are the first of ``wrong``."""
 
     executions: int
     rows: int
     lines: int
     position: int
-    count: int
+    wrong: int
     differences: list[str]
 
 
@@ -199,11 +199,9 @@ class _Verification:
             must = {line.id: line for line in lines}
             self.lines += len(there)
             for number in sorted(there.keys() | must.keys()):
-                yield from self._line(number, must.get(number), there.get(number))
+                yield from self._line(must.get(number), there.get(number))
 
-    def _line(
-        self, number: int, must: LogRow | None, there: LogRow | None
-    ) -> Iterator[Difference]:
+    def _line(self, must: LogRow | None, there: LogRow | None) -> Iterator[Difference]:
         one = must or there
         key = Key(one.user, one.execution) if one else Key("", "")
         truth = Truth({LogRow: [must]} if must else {})

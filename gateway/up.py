@@ -22,11 +22,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
-from events.errors import InvalidInput, Unavailable, WakeError
+from events.errors import InvalidInput, Misconfigured, Unavailable, WakeError
 from events.jetstream import JetStreamJournal
 from events.logstream import JetStreamLogbook
 from events.muster import NatsDepartures, NatsPresences
@@ -42,6 +42,7 @@ from gateway import address
 from gateway.address import Address
 from gateway.cleaning import clean_daily
 from gateway.composition import Bench, address_of, connect, runner_name
+from gateway.exits import cause_of
 from gateway.settings import Settings
 from services import metrics
 from services.agents.registry import Registry
@@ -82,8 +83,8 @@ NO_SYSTEM = (
     "runners that are gone, their work comes back when its lease runs out"
 )
 
-Name = Literal["lifecycle", "reactor", "runner"]
-ALL: tuple[Name, ...] = ("lifecycle", "reactor", "runner")
+Name = Literal["lifecycle", "reactor", "runner", "projector"]
+ALL: tuple[Name, ...] = get_args(Name)
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,8 @@ class Services:
                 return await self._reactor(wire, journal, login, bench)
             case "lifecycle":
                 return await self._lifecycle(wire, journal, bench, tell)
+            case "projector":
+                return self._projector(wire, login)
 
     async def _logs(self, name: Name, wire: Wire) -> Tell:
         """Open the log lines of executions; written as long as the services run."""
@@ -334,6 +337,27 @@ class Services:
             await clean_daily(journal, logs, self._settings, days)
         finally:
             await wire.close()
+
+    def _projector(self, wire: Wire, login: Address) -> Part:
+        # imported here: no other service needs DuckDB
+        from gateway.viewing import projector_of  # noqa: PLC0415
+
+        projector, run = projector_of(wire, login, self._settings.projector.file)
+        alone = len(self._names) == 1
+        served = partial(_watched, wire, run)
+        kept = served if alone else partial(self._kept_apart, served)
+        return Part(kept, projector.stop)
+
+    async def _kept_apart(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run what only shows: what ends it is said, and ends nothing else."""
+        try:
+            await run()
+        except (WakeError, ExceptionGroup) as error:
+            cause = cause_of(error)
+            if not isinstance(cause, Misconfigured):
+                raise
+            logger.error("nothing can be asked of the read model: %s", cause)  # noqa: TRY400 - in one line
+            await self._stopping.wait()
 
     async def _departures(self, login: Address) -> NatsDepartures | None:
         """Listen on the system account, if it is known."""

@@ -100,6 +100,9 @@ class Fold:
         elif commit.version == live.row.version + 1 and live.row.problem is None:
             live.follow(commit, route, position)
             self._touched[name] = live
+            if live.again:
+                self._erase(key, name, live, purged=False)
+                self.lost.add(key)
         else:
             self._miss_in(raw, key, name, live)
 
@@ -205,6 +208,7 @@ class Fold:
                     row = ExecutionRow(raw.position, key.execution, key.user)
                     live = Live(row, self._out)
                 live.follow(commit, raw.subject.rpartition(".")[2], raw.position)
+                live.again = False
                 return live
             reason = reason or f"version {commit.version} follows {number - 1}"
         self._letter(raw, key, reason)

@@ -45,10 +45,12 @@ def no_rows() -> Rows:
 class Live:
     """One execution: its row, and what of it is open. ``out`` takes what is done.
 
-    ``stored`` are the kinds of which the database has rows that may change.
+    ``stored`` are the kinds of which the database has rows that may change;
+    ``again`` says that rows which were done have changed: it must be folded anew.
     """
 
     __slots__ = (
+        "again",
         "at",
         "calls",
         "children",
@@ -56,6 +58,7 @@ class Live:
         "key",
         "out",
         "row",
+        "said",
         "signals",
         "sizes",
         "stored",
@@ -69,6 +72,7 @@ class Live:
         self.waits: dict[str, WaitRow] = {}
         self.children: dict[str, ChildRow] = {}
         self.stored: set[type[Row]] = set()
+        self.again = self.said = False
 
     @property
     def final(self) -> bool:
@@ -281,6 +285,7 @@ class Live:
         """The model answered."""
         row, usage = self.row, fact.usage
         self._leave()
+        self.said = False
         row.steps, row.idle_attempts = fact.step, 0
         self._spend(usage, fact.cost)
         self.out[StepRow].append(
@@ -407,6 +412,7 @@ class Live:
             self.close(call, _told(fact), "failed" if fact.timed_out else "success")
         elif wait and not wait.call_id:
             self._leave()  # something was said that answers no call
+            self.said = True
         self._wake()
 
     def pause_requested(self, _fact: e.PauseRequested, _place: int) -> None:
@@ -508,12 +514,21 @@ class Live:
         self._leave_children()
         if fact.model is not None:
             row.model = fact.model
+        self._withdraw_approvals()
         for call in self.calls:
             if call.phase in ("asked", "waiting"):
                 call.phase = "open"
         if fact.input is not None:
             self._go_on_without_calls()
         self._signal("forked", fact.input)
+
+    def _withdraw_approvals(self) -> None:
+        """An approval was for the source, and once."""
+        self.again = True
+        done = (c for c in self.out[CallRow] if isinstance(c, CallRow))
+        last = (self.row.eid, 0 if self.said else self.row.steps)
+        for call in [*self.calls, *(c for c in done if (c.eid, c.step) == last)]:
+            call.approved = False
 
     def _leave_children(self) -> None:
         for child in self.children.values():
@@ -522,6 +537,7 @@ class Live:
         self.children = {}
 
     def _go_on_without_calls(self) -> None:
+        self.said = True
         for call in list(self.calls):
             if call.phase in ("started", "in_doubt"):
                 self.close(call, IN_DOUBT, "in_doubt")

@@ -9,13 +9,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 
 from events.errors import NotAllowedNow, Unavailable
 from events.names import EVENTS, LOGS, Key
-from events.rawlog import Extent
+from events.rawlog import Extent, Raw
 from projections.fold import Fold
 from projections.inflow import Batch, Inflow
 from projections.readers import Question, Readers
@@ -23,6 +23,7 @@ from projections.rebuild import Rebuilt, Sources, rebuild, swap
 from projections.sole import owned
 from projections.store import Answer, Checkpoint, Cursor, Outdated, Store
 from projections.threads import in_thread
+from projections.verify import Report, verify
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ INTERVAL = 0.05
 
 BATCH = 10_000
 """Messages that are not made to wait for that, and the most in one transaction."""
+
+PAUSE = 0.5
+"""Seconds until a server that is away is asked again."""
 
 EXPIRY = 3600.0
 """Seconds between two looks for log lines that LOGS has no more."""
@@ -180,15 +184,25 @@ class Projector:
     async def _find(self, lost: Sequence[Key]) -> None:
         """Read the histories of those that came back after their end."""
         for key in lost:
-            history = await self._sources.events.history(key, at_least=0)
+            history = await self._history(key)
             self._needed_fold.refold(key, history)
+
+    async def _history(self, key: Key) -> Sequence[Raw]:
+        """Read a history; a server that is away comes back."""
+        while True:
+            try:
+                return await self._sources.events.history(key, at_least=0)
+            except Unavailable as error:
+                logger.warning("%s is not read yet: %s", key, error)
+                await asyncio.sleep(PAUSE)
 
     async def _expire(self, writer: ThreadPoolExecutor) -> None:
         """Let log lines go that are too old, now and then."""
         while True:
-            extent = await self._sources.logs.extent()
-            store = self._needed_store
-            await in_thread(writer, partial(store.forget_lines, extent.first))
+            with suppress(Unavailable):  # then the next time
+                extent = await self._sources.logs.extent()
+                store = self._needed_store
+                await in_thread(writer, partial(store.forget_lines, extent.first))
             await asyncio.sleep(EXPIRY)
 
     # ── asking ───────────────────────────────────────────────────────────────
@@ -228,6 +242,12 @@ class Projector:
             return done
         finally:
             self._rebuilding = False
+
+    async def verify(self) -> Report:
+        """Fold the log anew, and compare every row; raises WakeError."""
+        extents = await self._sources.extents()
+        work = partial(verify, self._sources, extents, self._cursor)
+        return await asyncio.to_thread(work)
 
     def _cursor(self) -> Cursor:
         """Open a cursor; raises Unavailable while there is nothing to ask."""

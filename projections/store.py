@@ -84,6 +84,7 @@ class Store:
     def create(cls, path: Path, streams: Mapping[str, str]) -> "Store":
         """Make an empty file for streams, by when they were made."""
         store = cls(path, _connect(path))
+        path.chmod(0o600)  # it has what people asked, and what they were told
         with store._explained():
             store._writer.begin()
             for statement in statements():

@@ -1,0 +1,136 @@
+"""The read model: its service, ``wake rebuild`` and ``wake verify --read-model``."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from events.bulk import Login
+from events.errors import NotFound
+from events.logstream import JetStreamLogbook
+from events.rawstream import JetStreamRawLog
+from events.wire import Wire
+from gateway.address import Address
+from gateway.composition import BRIEFLY, Held, Log, Place, address_of, hold, open_log
+from gateway.output import put, put_json
+from gateway.settings import Settings
+from projections.orders import Orders, order
+from projections.projector import Projector
+from projections.rebuild import Sources, swap
+from projections.rebuild import rebuild as build
+from projections.sole import owned
+from projections.store import Store
+from projections.verify import verify
+
+Result = dict[str, Any]
+
+
+def sources_of(wire: Wire, login: Address) -> Sources:
+    """What the read model is made of."""
+    to_read = Login(login.url, login.user, login.password)
+    return Sources(
+        JetStreamRawLog.events(wire, to_read), JetStreamRawLog.logs(wire, to_read)
+    )
+
+
+def projector_of(
+    wire: Wire, login: Address, file: Path
+) -> tuple[Projector, Callable[[], Coroutine[Any, Any, None]]]:
+    """The projector, and what runs it together with its orders."""
+    projector = Projector(file, sources_of(wire, login))
+    orders = Orders(wire, projector)
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(orders.serve())
+            await projector.run()
+            serving.cancel()
+
+    return projector, run
+
+
+def rebuild(settings: Settings, *, as_json: bool) -> None:
+    """Build the read model anew; the service does it if there is one."""
+    done = _done(settings, "rebuild", partial(_rebuild, settings.projector.file))
+    if as_json:
+        put_json(done)
+        return
+    seconds = max(done["seconds"], 0.001)
+    rate = done["messages"] / seconds
+    put(
+        f"rebuilt: {done['messages']:,} messages in {seconds:.1f} s, "
+        f"{rate:,.0f} a second"
+    )
+
+
+def check(settings: Settings, *, as_json: bool) -> bool:
+    """Compare every row with the log, and print what differs; True if nothing does."""
+    report = _done(settings, "verify", partial(_verify, settings.projector.file))
+    if as_json:
+        put_json(report)
+        return not report["wrong"]
+    for difference in report["differences"]:
+        put(difference)
+    if (left := report["wrong"] - len(report["differences"])) > 0:
+        put(f"… and {left:,} more")
+    put(
+        f"{report['executions']:,} executions, {report['rows']:,} rows, "
+        f"{report['lines']:,} log lines up to position {report['position']:,}: "
+        + (f"{report['wrong']:,} differ" if report["wrong"] else "all as they must be")
+    )
+    return not report["wrong"]
+
+
+def _done(
+    settings: Settings, kind: str, here: Callable[[Sources], Awaitable[Result]]
+) -> Result:
+    """Let the projector do it; where none is, do it here."""
+    url = settings.nats.url
+    login = settings.nats.login
+    place = Place(settings.data, None if url is None else str(url), login)
+    place.check()
+
+    async def main(held: Held) -> Result:
+        async with open_log(held) as log:
+            done = await order(log.wire, kind) if log.server is None else None
+            if done is not None:
+                return done
+            await JetStreamLogbook.open(log.wire, days=settings.logs.days)
+            return await here(sources_of(log.wire, _login(held, log)))
+
+    with hold(place, wait=BRIEFLY) as held:
+        return uvloop.run(main(held))
+
+
+def _login(held: Held, log: Log) -> Address:
+    if isinstance(held, Address):
+        return held
+    assert log.server is not None  # noqa: S101 - on a folder of our own
+    return address_of(log.server)
+
+
+async def _rebuild(file: Path, sources: Sources) -> Result:
+    with owned(file):
+        done = await build(file, sources)
+        swap(file)
+    return done._asdict()
+
+
+async def _verify(file: Path, sources: Sources) -> Result:
+    with owned(file):
+        store = await asyncio.to_thread(_open, file)
+        try:
+            extents = await sources.extents()
+            work = partial(verify, sources, extents, store.cursor)
+            return (await asyncio.to_thread(work))._asdict()
+        finally:
+            store.close()
+
+
+def _open(file: Path) -> Store:
+    if not file.exists():
+        raise NotFound(f"there is no read model {file}: wake rebuild makes it")
+    return Store.open(file)

@@ -17,11 +17,15 @@ from events.logbook import Line, Stored, decode_line
 from events.names import EVENTS, LOGS, Key
 from events.rawlog import Raw
 from projections.live import Live, Rows, no_rows
+from projections.purge import is_purge
 from projections.rows import OWNED, DeadLetterRow, ExecutionRow, LogRow, Row
 from projections.texts import as_json, cut, utc
 
 ENDED = 500
 """Executions that have ended and are still held."""
+
+PURGED = 10_000
+"""Executions of which it is remembered that they were deleted: lines come late."""
 
 _EVENTS, _PARTS = "events", 4
 
@@ -65,6 +69,7 @@ class Fold:
         self._unreadable: Final[dict[Key, str]] = {}
         self._count = 0
         self._ended: dict[str, Live] = {}
+        self._purged: dict[Key, None] = {}
         for key, one in (live or {}).items():
             one.out = self._out
             self._live[_name(key)] = one
@@ -168,6 +173,10 @@ class Fold:
     def _erase(self, key: Key, name: str, live: Live | None, *, purged: bool) -> None:
         """Let all rows of an execution go; those not written yet, too."""
         self._erased[key] = purged or self._erased.get(key, False)
+        if purged:
+            self._purged[key] = None
+            if len(self._purged) > PURGED:
+                del self._purged[next(iter(self._purged))]
         self._forgotten.add(key)
         self._live.pop(name, None)
         self._touched.pop(name, None)
@@ -185,13 +194,14 @@ class Fold:
         self._sweep()
         self.lost.discard(key)
         past = [raw for raw in history if raw.position <= self.positions[EVENTS]]
-        if past and _is_purge(past[-1], key):
+        if past and is_purge(past[-1], key):
             self._erased[key] = True
             return
         live: Live | None = None
         for number, raw in enumerate(past, 1):
             live = self._again(raw, key, live, number)
         if live is not None:
+            self._purged.pop(key, None)  # a copy that goes on behind its source's end
             self._touched[_name(key)] = self._live[_name(key)] = live
 
     def _again(self, raw: Raw, key: Key, live: Live | None, number: int) -> Live | None:
@@ -231,7 +241,8 @@ class Fold:
         except (InvalidInput, ValueError) as error:
             self._letter(raw, None, str(error), LOGS)
             return
-        self._out[LogRow].append(line_row(line))
+        if line.key not in self._purged:
+            self._out[LogRow].append(line_row(line))
 
     # ── what comes out ───────────────────────────────────────────────────────
 
@@ -320,14 +331,6 @@ def _key_or_none(subject: str) -> Key | None:
         return _key(subject.rpartition(".")[0])
     except InvalidInput:
         return None
-
-
-def _is_purge(raw: Raw, key: Key) -> bool:
-    try:
-        events = unseal(raw.body, key).events
-    except WakeError:
-        return False
-    return bool(events) and isinstance(events[-1], Purged)
 
 
 def _about(letter: Row) -> tuple[str | None, str | None]:

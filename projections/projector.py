@@ -73,6 +73,8 @@ class Projector:
                 await self._open(writer)
                 try:
                     await self._serve(writer)
+                except ExceptionGroup as errors:  # the first ended the others
+                    raise errors.exceptions[0] from errors
                 finally:
                     self.readers.interrupt()
                     await in_thread(writer, self._close)

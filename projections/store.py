@@ -194,6 +194,7 @@ class Store:
             self._advance(delta.positions)
             self._writer.commit()
         except BaseException:
+            self._appenders = {}  # with what they hold
             with suppress(duckdb.Error):
                 self._writer.rollback()
             raise

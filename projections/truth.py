@@ -18,6 +18,7 @@ from events.execution import Execution
 from events.names import LANES, Key, split_subject
 from events.rawlog import Raw
 from events.state import Call, State, Turn
+from projections.purge import is_purge
 from projections.rows import (
     AttemptRow,
     CallRow,
@@ -49,7 +50,8 @@ def truth_of(key: Key, history: Sequence[Raw]) -> Truth:
         except WakeError as error:
             damaged = str(error)
             break
-    return Truth({} if teller.nothing else teller.rows(), damaged)
+    nothing = teller.nothing or (bool(history) and is_purge(history[-1], key))
+    return Truth({} if nothing else teller.rows(), damaged)
 
 
 class Teller:

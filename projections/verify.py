@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from events.catalog import Purged
 from events.commit import unseal
 from events.errors import InvalidInput, WakeError
 from events.logbook import Stored, decode_line
@@ -17,6 +16,7 @@ from events.names import EVENTS, LOGS, Key
 from events.rawlog import Extent, Raw, RawLog
 from projections.drift import Difference, differences
 from projections.fold import line_row
+from projections.purge import is_purge
 from projections.rebuild import Sources
 from projections.rows import OWNED, LogRow, Row
 from projections.store import Cursor
@@ -95,10 +95,12 @@ class _Turn:
         if not begins and key not in self.tellers and key not in self.damaged:
             return
         if raw.position > self._position:
-            if _is_purge(raw, key):
+            if is_purge(raw, key):
                 self.left_out.add(key)
         elif key not in self.damaged:
             self._fold(raw, key)
+        elif is_purge(raw, key):
+            self.tellers.pop(key, None)
 
     def _fold(self, raw: Raw, key: Key) -> None:
         teller = self.tellers.get(key)
@@ -161,7 +163,7 @@ class _Verification:
         parts = raw.subject.split(".")
         if len(parts) == 4:  # noqa: PLR2004 - events.<user>.<execution>.<route>
             key = Key(parts[1], parts[2])
-            if turn.after == 0 and _is_purge(raw, key):
+            if turn.after == 0 and is_purge(raw, key):
                 self._purged.add(key)
             turn.take(raw, key)
 
@@ -214,13 +216,3 @@ def _row(raw: Raw) -> LogRow | None:
         return line_row(decode_line(Stored(raw.position, raw.subject, raw.body)))
     except (InvalidInput, ValueError):
         return None
-
-
-def _is_purge(raw: Raw, key: Key) -> bool:
-    if b'"purged.v1"' not in raw.body:
-        return False
-    try:
-        events = unseal(raw.body, key).events
-    except WakeError:
-        return False
-    return bool(events) and isinstance(events[-1], Purged)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import sys
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -24,6 +25,7 @@ from projections.store import Store
 
 PROCESS = Path(__file__).parents[1] / "support" / "projector_process.py"
 KILLS = by_form(8, 160)
+Commit = tuple[str, bytes]
 PIECE = 40
 """Commits that are appended while one process lives."""
 
@@ -37,7 +39,7 @@ async def wire(own_log: JetStreamLog) -> Wire:
 
 
 async def one_life(
-    server: NatsServer, wire: Wire, file: Path, chance: Random, piece: list
+    server: NatsServer, wire: Wire, file: Path, chance: Random, piece: "list[Commit]"
 ) -> str:
     """Let a projector follow for a moment, and kill it; returns what it had said."""
     process = await asyncio.create_subprocess_exec(
@@ -50,7 +52,8 @@ async def one_life(
     early = chance.random() < 0.2
     if not early:
         said += await process.stdout.readline()
-    for subject, body in piece:
+    while piece:
+        subject, body = piece.pop(0)
         await wire.client.jetstream().publish(subject, body)
         if chance.random() < 0.1:
             await asyncio.sleep(chance.choice([0.0, 0.005, 0.02]))
@@ -89,9 +92,9 @@ async def test_killed_at_any_moment(
     file, login = tmp_path / "model.duckdb", Login(own_server.url)
     log = JetStreamRawLog.events(wire, login)
     commits = iter(interleaved(1, KILLS * PIECE // 12))
-    compared, positions = 0, set()
+    compared, positions, piece = 0, set[int](), list[Commit]()
     for _ in range(KILLS):
-        piece = [one for _, one in zip(range(PIECE), commits, strict=False)]
+        piece += islice(commits, PIECE - len(piece))
         await one_life(own_server, wire, file, chance, piece)
         if file.exists():
             copy = copied(file, tmp_path / "copy")

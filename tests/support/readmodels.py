@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from histories import Story
 
 from events.commit import Recorded
-from events.names import Key, commit_subject, split_subject
+from events.logbook import Line, encode_line
+from events.names import Key, commit_subject, log_subject, split_subject
 from events.rawlog import MemoryRawLog, Raw
 from projections.drift import Difference, differences
 from projections.projector import Projector
@@ -18,15 +20,30 @@ from projections.rebuild import Sources
 from projections.rows import OWNED, ExecutionRow, Row
 from projections.store import Answer, Store
 from projections.truth import truth_of
+from projections.verify import Report, verify
 
 
 class Logs(Sources):
     """Both streams in memory."""
 
     @classmethod
-    def empty(cls) -> "Logs":
+    def empty(cls, made: str = "once") -> "Logs":
         """Begin with nothing."""
-        return cls(MemoryRawLog(), MemoryRawLog())
+        return cls(MemoryRawLog(made), MemoryRawLog(made))
+
+    def line(self, key: Key, event_type: str, message: str) -> int:
+        """Store a log line; its context counts them."""
+        log: Any = self.logs
+        line = Line(
+            at=datetime(2026, 1, 1, tzinfo=UTC),
+            user=key.user,
+            execution=key.execution,
+            level="info",
+            event_type=event_type,
+            message=message,
+            context={"n": len(log._stored)},
+        )
+        return int(log.add(log_subject(key, "info"), encode_line(line)))
 
     def add(self, story: Story) -> int:
         """Store what of a story is not stored yet; returns the last position."""
@@ -35,6 +52,13 @@ class Logs(Sources):
         for recorded in story.log[there:]:
             log.add(subject_of(recorded), recorded.body)
         return len(log._stored)
+
+
+async def append(logs: Logs, story: Story) -> int:
+    """Store what of a story is new, and let it be heard; returns the last position."""
+    position = logs.add(story)
+    await logs.events.stir()  # type: ignore[attr-defined] # in memory
+    return position
 
 
 def subject_of(recorded: Recorded) -> str:
@@ -48,9 +72,11 @@ def raws(log: Any) -> list[Raw]:
 
 
 @asynccontextmanager
-async def projecting(path: Path, sources: Sources) -> AsyncIterator[Projector]:
+async def projecting(
+    path: Path, sources: Sources, kind: type[Projector] = Projector
+) -> AsyncIterator[Projector]:
     """Run a projector; it has begun when this does."""
-    projector = Projector(path, sources)
+    projector = kind(path, sources)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(projector.run())
         while projector._store is None and not running.done():  # noqa: ASYNC110 - a test's wait
@@ -103,3 +129,12 @@ def drift(path: Path, log: Iterable[Raw]) -> list[Difference]:
             key, truth_of(key, histories.get(key, [])), found.get(key, {})
         )
     ]
+
+
+async def verified(path: Path, sources: Sources) -> Report:
+    """Verify a file that nobody has open, as ``wake verify`` does."""
+    store = Store.open(path)
+    try:
+        return verify(sources, await sources.extents(), store.cursor)
+    finally:
+        store.close()

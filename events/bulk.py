@@ -57,6 +57,7 @@ class BulkReader:
         self._buffer = b""
         self._inbox = f"_INBOX.{secrets.token_hex(12)}"
         self._consumer = f"bulk-{secrets.token_hex(8)}"
+        self._stream = ""
         self._open: dict[bytes, int] = {}
         self._asked = 0
 
@@ -69,9 +70,16 @@ class BulkReader:
         word = login.password or (unquote(url.password) if url.password else None)
         try:
             reader = cls(socket.create_connection((host, port), SILENCE))
-            reader._greet(host, user, word, tls=url.scheme == "tls")
         except OSError as error:
             raise Unavailable(f"no nats-server answers: {error}") from error
+        try:
+            reader._greet(host, user, word, tls=url.scheme == "tls")
+        except OSError as error:
+            reader.close()
+            raise Unavailable(f"no nats-server answers: {error}") from error
+        except Unavailable:
+            reader.close()
+            raise
         return reader
 
     def _greet(
@@ -105,8 +113,10 @@ class BulkReader:
     def close(self) -> None:
         """Let the server forget the consumer, and hang up."""
         with suppress(OSError):
-            self._ask_api(f"CONSUMER.DELETE.{self._stream}.{self._consumer}", b"")
-            self._connection.close()
+            if self._stream:
+                gone = f"CONSUMER.DELETE.{self._stream}.{self._consumer}"
+                self._ask_api(gone, b"")
+        self._connection.close()
 
     # ── reading ──────────────────────────────────────────────────────────────
 

@@ -195,20 +195,22 @@ class _Verification:
         first, last = self._extents[LOGS].first, self.positions[LOGS]
         for after in range(max(0, first - 1), last, TURN):
             upto = min(after + TURN, last)
-            there = {x.id: x for x in self._cursor.rows_of(LogRow, after, upto)}
+            there: dict[int, list[LogRow]] = {}
+            for row in self._cursor.rows_of(LogRow, after, upto):
+                there.setdefault(row.id, []).append(row)
             runs = self._sources.logs.bulk(after, upto)
             lines = filter(None, (_row(raw) for run in runs for raw in run))
             must = {line.id: line for line in lines}
-            self.lines += len(there)
+            self.lines += sum(map(len, there.values()))
             for number in sorted(there.keys() | must.keys()):
-                yield from self._line(must.get(number), there.get(number))
+                yield from self._line(must.get(number), there.get(number, []))
 
-    def _line(self, must: LogRow | None, there: LogRow | None) -> Iterator[Difference]:
-        one = must or there
-        key = Key(one.user, one.execution) if one else Key("", "")
+    def _line(self, must: LogRow | None, there: list[LogRow]) -> Iterator[Difference]:
+        one = must or there[0]
+        key = Key(one.user, one.execution)
         truth = Truth({LogRow: [must]} if must else {})
         if key not in self._purged:
-            yield from differences(key, truth, {LogRow: [there]} if there else {})
+            yield from differences(key, truth, {LogRow: there})
 
 
 def _row(raw: Raw) -> LogRow | None:

@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from events.errors import InvalidInput, Misconfigured, Unavailable, WakeError
+from events.errors import InvalidInput, Unavailable, WakeError
 from events.jetstream import JetStreamJournal
 from events.logstream import JetStreamLogbook
 from events.muster import NatsDepartures, NatsPresences
@@ -42,7 +42,6 @@ from gateway import address
 from gateway.address import Address
 from gateway.cleaning import clean_daily
 from gateway.composition import Bench, address_of, connect, runner_name
-from gateway.exits import cause_of
 from gateway.settings import Settings
 from services import metrics
 from services.agents.registry import Registry
@@ -340,24 +339,11 @@ class Services:
 
     def _projector(self, wire: Wire, login: Address) -> Part:
         # imported here: no other service needs DuckDB
-        from gateway.viewing import projector_of  # noqa: PLC0415
+        from gateway.viewing import Viewing  # noqa: PLC0415
 
-        projector, run = projector_of(wire, login, self._settings.projector.file)
-        alone = len(self._names) == 1
-        served = partial(_watched, wire, run)
-        kept = served if alone else partial(self._kept_apart, served)
-        return Part(kept, projector.stop)
-
-    async def _kept_apart(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run what only shows: what ends it is said, and ends nothing else."""
-        try:
-            await run()
-        except (WakeError, ExceptionGroup) as error:
-            cause = cause_of(error)
-            if not isinstance(cause, Misconfigured):
-                raise
-            logger.error("nothing can be asked of the read model: %s", cause)  # noqa: TRY400 - in one line
-            await self._stopping.wait()
+        file, patient = self._settings.projector.file, len(self._names) > 1
+        viewing = Viewing(wire, login, file, patient=patient)
+        return Part(partial(_watched, wire, viewing.run), viewing.stop)
 
     async def _departures(self, login: Address) -> NatsDepartures | None:
         """Listen on the system account, if it is known."""

@@ -29,6 +29,8 @@ ADAPTERS = {
             "pinned",
             "logstream",
             "triggerstream",
+
+            "rawstream",
             "muster",
             "timerstream",
             "tablestream",

@@ -161,9 +161,7 @@ async def _verify(file: Path, sources: Sources) -> Result:
     with owned(file):
         store = await asyncio.to_thread(_open, file)
         try:
-            extents = await sources.extents()
-            work = partial(verify, sources, extents, store.cursor)
-            return (await asyncio.to_thread(work))._asdict()
+            return (await verify(sources, store.cursor))._asdict()
         finally:
             store.close()
 

@@ -247,9 +247,7 @@ class Projector:
 
     async def verify(self) -> Report:
         """Fold the log anew, and compare every row; raises WakeError."""
-        extents = await self._sources.extents()
-        work = partial(verify, self._sources, extents, self._cursor)
-        return await asyncio.to_thread(work)
+        return await verify(self._sources, self._cursor)
 
     def _cursor(self) -> Cursor:
         """Open a cursor; raises Unavailable while there is nothing to ask."""

@@ -5,8 +5,8 @@ are taken in turns, by where they begin, so that memory is bounded however long 
 log is. What is deleted meanwhile is left out.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import NamedTuple
 
 from events.commit import unseal
@@ -44,28 +44,32 @@ Opened = Callable[[], Cursor]
 """Opens a cursor; each has a snapshot of its own."""
 
 
-def verify(sources: Sources, extents: dict[str, Extent], opened: Opened) -> Report:
-    """Compare all; blocks, and is for a thread. Raises WakeError.
-
-    ``extents`` are those of a moment that is not before the rows' own.
-    """
+async def verify(sources: Sources, opened: Opened) -> Report:
+    """Compare all; raises WakeError. The work is done in threads."""
     cursor = opened()
     try:
-        found = cursor.run("SELECT stream, position FROM checkpoints").rows
-        work = _Verification(sources, extents, cursor, dict(found))
-        problems = list(work.problems())
+        positions = await asyncio.to_thread(_begin, cursor)
+        extents = await sources.extents()  # after it: they must not be behind
+        work = _Verification(sources, extents, cursor, positions)
+        problems = await asyncio.to_thread(lambda: list(work.problems()))
     finally:
         cursor.close()
-    real = _still_there(problems, opened) if problems else []
-    told = [str(problem) for problem in islice(real, TOLD)]
+    if problems:
+        problems = await asyncio.to_thread(_still_there, problems, opened)
+    told = [str(problem) for problem in problems[:TOLD]]
     return Report(
         work.executions,
         work.rows,
         work.lines,
-        work.positions[EVENTS],
-        len(real),
+        positions[EVENTS],
+        len(problems),
         told,
     )
+
+
+def _begin(cursor: Cursor) -> dict[str, int]:
+    """Begin the snapshot; returns how far its rows go."""
+    return dict(cursor.run("SELECT stream, position FROM checkpoints").rows)
 
 
 def _still_there(problems: list[Difference], opened: Opened) -> list[Difference]:

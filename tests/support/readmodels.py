@@ -135,6 +135,6 @@ async def verified(path: Path, sources: Sources) -> Report:
     """Verify a file that nobody has open, as ``wake verify`` does."""
     store = Store.open(path)
     try:
-        return verify(sources, await sources.extents(), store.cursor)
+        return await verify(sources, store.cursor)
     finally:
         store.close()

@@ -16,7 +16,8 @@ from events.errors import InvalidInput, WakeError
 from events.logbook import Line, Stored, decode_line
 from events.names import EVENTS, LOGS, Key
 from events.rawlog import Raw
-from projections.live import Live, Rows, no_rows
+from projections.live import Live
+from projections.opened import Rows, no_rows
 from projections.purge import is_purge
 from projections.rows import OWNED, DeadLetterRow, ExecutionRow, LogRow, Row
 from projections.texts import as_json, cut, utc

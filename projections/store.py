@@ -16,7 +16,8 @@ import msgspec
 from events.errors import InvalidInput, Misconfigured, Unavailable, WakeError
 from events.names import Key
 from projections.fold import Delta
-from projections.live import Live, Rows, no_rows
+from projections.live import Live
+from projections.opened import Rows, no_rows
 from projections.rows import (
     HOT,
     OWNED,

@@ -36,12 +36,14 @@ from events.commit import GENESIS, Commit, seal, unseal
 from events.jetstream import JetStreamJournal
 from events.logstream import JetStreamLogbook
 from events.messages import ToolCall, Usage
-from events.names import EVENTS, LOGS, Key, Route, commit_subject
+from events.names import EVENTS, Key, Route, commit_subject
 from events.rawlog import Raw
-from events.rawstream import JetStreamRawLog
+from events.rawstream import JetStreamRawLog, all_streams
 from events.spec import AgentSpec
+from events.tablestream import JetStreamTimetable
+from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
-from projections.fold import Fold
+from projections.fold import BEGINNING, Fold
 from projections.inflow import Batch
 from projections.projector import Projector
 from projections.readers import Question
@@ -50,6 +52,7 @@ from projections.store import Store
 from services.embedded import EmbeddedServer
 from services.process import tune_collector
 
+STREAMS = dict.fromkeys(BEGINNING, "made")
 STEPS = 15
 COMMITS = 3 + 2 * STEPS
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -201,11 +204,11 @@ async def sources_of(server: EmbeddedServer) -> AsyncIterator[tuple[Wire, Source
     async with connected(server) as wire:
         await JetStreamJournal.open(wire)
         await JetStreamLogbook.open(wire)
+        await JetStreamTriggers.open(wire)
+        await JetStreamTimetable.open(wire)
         yield (
             wire,
-            Sources(
-                JetStreamRawLog.events(wire, login), JetStreamRawLog.logs(wire, login)
-            ),
+            Sources(*all_streams(wire, login)),
         )
 
 
@@ -325,7 +328,7 @@ def long_history(store: Store, executions: int, steps: int) -> None:
 
 def commit_times(store: Store, rounds: int) -> list[float]:
     """Let 200 executions change by one event, again and again; milliseconds."""
-    fold, position, times = Fold({EVENTS: 0, LOGS: 0}), 0, []
+    fold, position, times = Fold({}), 0, []
     stories = [history(number) for number in range(200)]
     for _ in range(rounds):
         some = []
@@ -347,7 +350,7 @@ def commit_times(store: Store, rounds: int) -> list[float]:
 def commits_on(executions: int, steps: int, rounds: int) -> list[float]:
     """Measure what a commit costs on such a history; sorted."""
     with tempfile.TemporaryDirectory(prefix="wake-bench-") as name:
-        store = Store.create(Path(name) / "model.duckdb", {EVENTS: "x", LOGS: "x"})
+        store = Store.create(Path(name) / "model.duckdb", STREAMS)
         if executions:
             long_history(store, executions, steps)
         times = commit_times(store, rounds)
@@ -362,9 +365,7 @@ async def rebuild_here(folder: str) -> None:
     """Rebuild once; prints what it took, and the peak memory of this process."""
     login, cpu = login_here(), time.process_time()
     wire = await Wire.connect(login.url, user=login.user, password=login.password)
-    sources = Sources(
-        JetStreamRawLog.events(wire, login), JetStreamRawLog.logs(wire, login)
-    )
+    sources = Sources(*all_streams(wire, login))
     path = Path(folder) / "rebuilt.duckdb"
     done = await rebuild(path, sources)
     swap(path)
@@ -393,8 +394,8 @@ def parts(login: Login, most: int) -> Parts:
         unseal(raw.body, Key("a", "b"))
     times.append(time.process_time())
     with tempfile.TemporaryDirectory(prefix="wake-bench-") as name:
-        store = Store.create(Path(name) / "model.duckdb", {EVENTS: "x", LOGS: "x"})
-        fold, spent = Fold({EVENTS: 0, LOGS: 0}), 0.0
+        store = Store.create(Path(name) / "model.duckdb", STREAMS)
+        fold, spent = Fold({}), 0.0
         for number, raw in enumerate(raws, 1):
             fold.apply(raw)
             if number % 10_000 == 0 or number == len(raws):

@@ -10,7 +10,19 @@ import msgspec
 from events.bulk import BulkReader, Login
 from events.direct import read_subject
 from events.errors import OutcomeUnknown, Unavailable
-from events.names import EVENTS, EVENTS_ALL, LOGS, LOGS_ALL, ROUTES, Key, commit_subject
+from events.names import (
+    EVENTS,
+    EVENTS_ALL,
+    LOGS,
+    LOGS_ALL,
+    RECURRING,
+    RECURRING_ALL,
+    ROUTES,
+    TRIGGERS,
+    TRIGGERS_ALL,
+    Key,
+    commit_subject,
+)
 from events.pull import Feed, Source, delivery
 from events.rawlog import Extent, Raw, RawLog
 from events.wire import ApiError, Wire
@@ -43,16 +55,6 @@ class JetStreamRawLog(RawLog):
     ) -> None:
         self._wire, self._login = wire, login
         self._stream, self._subjects = stream, subjects
-
-    @classmethod
-    def events(cls, wire: Wire, login: Login) -> "JetStreamRawLog":
-        """Every commit."""
-        return cls(wire, EVENTS, (EVENTS_ALL,), login)
-
-    @classmethod
-    def logs(cls, wire: Wire, login: Login) -> "JetStreamRawLog":
-        """Every log line."""
-        return cls(wire, LOGS, (LOGS_ALL,), login)
 
     async def extent(self) -> Extent:
         """Tell what there is now."""
@@ -100,6 +102,19 @@ class JetStreamRawLog(RawLog):
             yield from reader.read(self._stream, self._subjects, after, upto)
         finally:
             reader.close()
+
+
+def all_streams(wire: Wire, login: Login) -> tuple[JetStreamRawLog, ...]:
+    """EVENTS, LOGS, TRIGGERS and RECURRING, in this order."""
+    streams = (
+        (EVENTS, EVENTS_ALL),
+        (LOGS, LOGS_ALL),
+        (TRIGGERS, TRIGGERS_ALL),
+        (RECURRING, RECURRING_ALL),
+    )
+    return tuple(
+        JetStreamRawLog(wire, name, (subjects,), login) for name, subjects in streams
+    )
 
 
 def _raw(message: "Msg") -> Raw:

@@ -225,7 +225,7 @@ class Services:
             case "lifecycle":
                 return await self._lifecycle(wire, journal, bench, tell)
             case "projector":
-                return self._projector(wire, login)
+                return await self._projector(wire, login)
 
     async def _logs(self, name: Name, wire: Wire) -> Tell:
         """Open the log lines of executions; written as long as the services run."""
@@ -337,10 +337,11 @@ class Services:
         finally:
             await wire.close()
 
-    def _projector(self, wire: Wire, login: Address) -> Part:
+    async def _projector(self, wire: Wire, login: Address) -> Part:
         # imported here: no other service needs DuckDB
-        from gateway.viewing import Viewing  # noqa: PLC0415
+        from gateway.viewing import Viewing, provision  # noqa: PLC0415
 
+        await provision(wire, self._settings)
         file, patient = self._settings.projector.file, len(self._names) > 1
         viewing = Viewing(wire, login, file, patient=patient)
         return Part(partial(_watched, wire, viewing.run), viewing.stop)

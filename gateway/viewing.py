@@ -13,7 +13,9 @@ import uvloop
 from events.bulk import Login
 from events.errors import NotFound, WakeError
 from events.logstream import JetStreamLogbook
-from events.rawstream import JetStreamRawLog
+from events.rawstream import all_streams
+from events.tablestream import JetStreamTimetable
+from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
 from gateway.address import Address
 from gateway.composition import BRIEFLY, Held, Log, Place, address_of, hold, open_log
@@ -39,9 +41,15 @@ AGAIN = 5.0
 def sources_of(wire: Wire, login: Address) -> Sources:
     """What the read model is made of."""
     to_read = Login(login.url, login.user, login.password)
-    return Sources(
-        JetStreamRawLog.events(wire, to_read), JetStreamRawLog.logs(wire, to_read)
-    )
+    return Sources(*all_streams(wire, to_read))
+
+
+async def provision(wire: Wire, settings: Settings) -> None:
+    """Let every stream be there that the read model is made of."""
+    replicas = settings.nats.replicas
+    await JetStreamLogbook.open(wire, days=settings.logs.days, replicas=replicas)
+    await JetStreamTriggers.open(wire, replicas=replicas)
+    await JetStreamTimetable.open(wire, replicas=replicas)
 
 
 class Viewing:
@@ -136,7 +144,7 @@ def _done(
             done = await order(log.wire, kind) if log.server is None else None
             if done is not None:
                 return done
-            await JetStreamLogbook.open(log.wire, days=settings.logs.days)
+            await provision(log.wire, settings)
             return await here(sources_of(log.wire, _login(held, log)))
 
     with hold(place, wait=BRIEFLY) as held:

@@ -6,24 +6,40 @@ as it was. Executions that ended are not held: who comes back (a retry), or whos
 history has a gap, is ``lost`` until ``refold`` is given the whole history.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from events.catalog import Purged
 from events.commit import Commit, unseal
 from events.errors import InvalidInput, WakeError
-from events.logbook import Line, Stored, decode_line
-from events.names import EVENTS, LOGS, Key
+from events.logbook import Stored, decode_line
+from events.names import EVENTS, LOGS, RECURRING, TRIGGERS, Key
 from events.rawlog import Raw
+from events.timetable import Name
 from projections.live import Live
 from projections.opened import Rows, no_rows
+from projections.outside import line_row, trigger_row
+from projections.plans import Plans
 from projections.purge import is_purge
-from projections.rows import OWNED, DeadLetterRow, ExecutionRow, LogRow, Row
-from projections.texts import as_json, cut, utc
+from projections.rows import (
+    OWNED,
+    DeadLetterRow,
+    ExecutionRow,
+    LogRow,
+    Row,
+    ScheduleRow,
+    TriggerRow,
+)
+from projections.texts import cut
 
 ENDED = 500
 """Executions that have ended and are still held."""
+
+BEGINNING: Final = dict.fromkeys((EVENTS, LOGS, TRIGGERS, RECURRING), 0)
+"""The streams that are folded, and where they begin."""
 
 PURGED = 10_000
 """Executions of which it is remembered that they were deleted: lines come late."""
@@ -37,7 +53,8 @@ class Delta:
 
     First all rows of ``erased`` go, and with True the log lines too; then the
     changing rows of ``settled`` and ``hot``; then ``cold`` and those of ``hot``
-    are added. ``positions`` are how far each stream was folded.
+    are added. ``schedules`` are replaced, or go. ``positions`` are how far each
+    stream was folded.
     """
 
     positions: dict[str, int]
@@ -45,21 +62,23 @@ class Delta:
     settled: list[Live] = field(default_factory=list)
     hot: list[Live] = field(default_factory=list)
     cold: Mapping[type[Row], list[Row]] = field(default_factory=no_rows)
+    schedules: dict[Name, ScheduleRow | None] = field(default_factory=dict)
     messages: int = 0
 
 
 class Fold:
-    """Follows EVENTS and LOGS from ``positions``, with what was live there."""
+    """Follows the streams from ``positions``, with what was live there."""
 
     def __init__(
         self,
         positions: Mapping[str, int],
         live: Mapping[Key, Live] | None = None,
+        schedules: Iterable[ScheduleRow] = (),
         *,
         ended: int = ENDED,
     ) -> None:
         self._most_ended = ended
-        self.positions = dict(positions)
+        self.positions = {**BEGINNING, **positions}
         self.lost: set[Key] = set()
         self._out: Rows = no_rows()
         self._live: dict[str, Live] = {}
@@ -69,6 +88,12 @@ class Fold:
         self._forgotten: set[tuple[str | None, str | None]] = set()
         self._unreadable: Final[dict[Key, str]] = {}
         self._count = 0
+        self._schedules = Plans(schedules)
+        self._others: dict[str, Callable[[Raw], None]] = {
+            LOGS: self._take_line,
+            TRIGGERS: self._take_trigger,
+            RECURRING: self._schedules.take,
+        }
         self._ended: dict[str, Live] = {}
         self._purged: dict[Key, None] = {}
         for key, one in (live or {}).items():
@@ -229,21 +254,27 @@ class Fold:
             self._unreadable[key] = reason
         return live
 
-    # ── LOGS ─────────────────────────────────────────────────────────────────
+    # ── the other streams ────────────────────────────────────────────────────
 
-    def apply_line(self, raw: Raw) -> None:
-        """Take in a message of LOGS; one that was taken in changes nothing."""
-        if raw.position <= self.positions[LOGS]:
-            return
-        self.positions[LOGS] = raw.position
-        self._count += 1
-        try:
-            line = decode_line(Stored(raw.position, raw.subject, raw.body))
-        except (InvalidInput, ValueError) as error:
-            self._letter(raw, None, str(error), LOGS)
-            return
+    def take(self, stream: str, raw: Raw) -> None:
+        """Take in a message of any stream; one that was taken in changes nothing."""
+        if stream == EVENTS:
+            self.apply(raw)
+        elif raw.position > self.positions[stream]:
+            self.positions[stream] = raw.position
+            self._count += 1
+            try:
+                self._others[stream](raw)
+            except (InvalidInput, ValueError, msgspec.MsgspecError) as error:
+                self._letter(raw, None, str(error), stream)
+
+    def _take_line(self, raw: Raw) -> None:
+        line = decode_line(Stored(raw.position, raw.subject, raw.body))
         if line.key not in self._purged:
             self._out[LogRow].append(line_row(line))
+
+    def _take_trigger(self, raw: Raw) -> None:
+        self._out[TriggerRow].append(trigger_row(raw))
 
     # ── what comes out ───────────────────────────────────────────────────────
 
@@ -268,6 +299,7 @@ class Fold:
             delta.settled = self._settle()
         if hot:
             delta.hot = [x for name, x in touched.items() if name in self._live]
+        delta.schedules = self._schedules.drain()
         delta.cold = dict(self._out)
         self._out.clear()
         self._erased, self._count = {}, 0
@@ -299,21 +331,6 @@ class Fold:
             if _about(row) not in self._forgotten
         ]
         self._gone, self._forgotten = set(), set()
-
-
-def line_row(line: Line) -> LogRow:
-    """A log line as a row."""
-    return LogRow(
-        line.id,
-        line.user,
-        line.execution,
-        line.level,
-        line.event_type,
-        line.by,
-        cut(line.message),
-        as_json(line.context),
-        utc(line.at),
-    )
 
 
 def _name(key: Key) -> str:

@@ -299,7 +299,7 @@ class Live(Opened):
             if call:
                 told = fact.summary or f"The subagent {fact.status}."
                 self.close(call, told, outcome)
-        self._spend(fact.usage, fact.cost)
+        self._spend(fact.usage, fact.cost, fact.unpriced)
         if self.row.status == "awaiting_event":
             self.row.status = self._resting
 

@@ -112,14 +112,14 @@ class Opened:
         if self.row.status != "paused":
             self.row.status = self._resting
 
-    def _spend(self, usage: Any, cost: float | None) -> None:
+    def _spend(self, usage: Any, cost: float | None, unpriced: int = 0) -> None:
         row = self.row
         row.input_tokens += usage.input
         row.output_tokens += usage.output
         row.cache_read += usage.cache_read
         row.cache_write += usage.cache_write
         row.cost += cost or 0.0
-        row.unpriced += cost is None
+        row.unpriced += unpriced + (cost is None)
 
     def _signal(self, kind: str, detail: str | None = None) -> None:
         self.signals += 1

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from events.errors import NotAllowedNow, Unavailable
-from events.names import EVENTS, LOGS, Key
+from events.names import EVENTS, Key
 from events.rawlog import Extent, Raw
-from projections.fold import Fold
+from projections.fold import BEGINNING, Fold
 from projections.inflow import Batch, Inflow
 from projections.readers import Question, Readers
 from projections.rebuild import Rebuilt, Sources, rebuild, swap
@@ -37,7 +37,7 @@ PAUSE = 0.5
 """Seconds until a server that is away is asked again."""
 
 EXPIRY = 3600.0
-"""Seconds between two looks for log lines that LOGS has no more."""
+"""Seconds between two looks for what LOGS and TRIGGERS have no more."""
 
 
 class Projector:
@@ -54,7 +54,7 @@ class Projector:
         self._swapped = asyncio.Event()
         self._moved = asyncio.Condition()
         self._rebuilding = False
-        self.positions: dict[str, int] = {EVENTS: 0, LOGS: 0}
+        self.positions: dict[str, int] = dict(BEGINNING)
         self.readers = Readers(self._cursor)
 
     # ── serving ──────────────────────────────────────────────────────────────
@@ -105,7 +105,8 @@ class Projector:
         checkpoints = await in_thread(writer, store.checkpoints)
         positions = {name: one.position for name, one in checkpoints.items()}
         live = await in_thread(writer, store.live)
-        self._store, self._fold = store, Fold(positions, live)
+        schedules = await in_thread(writer, store.schedules)
+        self._store, self._fold = store, Fold(positions, live, schedules)
         await self._tell(positions)
 
     async def _usable(self, writer: ThreadPoolExecutor) -> Store | None:
@@ -130,9 +131,9 @@ class Projector:
         return None
 
     async def _serve(self, writer: ThreadPoolExecutor) -> None:
-        inflow = Inflow([EVENTS, LOGS])
+        inflow = Inflow(list(BEGINNING))
         async with asyncio.TaskGroup() as group:
-            sources = {EVENTS: self._sources.events, LOGS: self._sources.logs}
+            sources = self._sources.named()
             tasks = [
                 group.create_task(
                     inflow.pump(name, source.follow(self.positions[name]))
@@ -172,10 +173,9 @@ class Projector:
 
     def _fold_batch(self, batch: Batch) -> Sequence[Key]:
         fold = self._needed_fold
-        for raw in batch[EVENTS]:
-            fold.apply(raw)
-        for raw in batch[LOGS]:
-            fold.apply_line(raw)
+        for stream, raws in batch.items():
+            for raw in raws:
+                fold.take(stream, raw)
         if not fold.lost:
             self._commit()
         return sorted(fold.lost)
@@ -199,12 +199,12 @@ class Projector:
                 await asyncio.sleep(PAUSE)
 
     async def _expire(self, writer: ThreadPoolExecutor) -> None:
-        """Let log lines go that are too old, now and then."""
+        """Let log lines and triggers go that are too old, now and then."""
         while True:
             with suppress(Unavailable):  # then the next time
-                extent = await self._sources.logs.extent()
-                store = self._needed_store
-                await in_thread(writer, partial(store.forget_lines, extent.first))
+                extents = await self._sources.extents()
+                first = {name: extent.first for name, extent in extents.items()}
+                await in_thread(writer, partial(self._needed_store.forget, first))
             await asyncio.sleep(EXPIRY)
 
     # ── asking ───────────────────────────────────────────────────────────────

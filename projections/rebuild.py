@@ -17,9 +17,9 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
-from events.names import EVENTS, LOGS
+from events.names import EVENTS
 from events.rawlog import Extent, Raw, RawLog
-from projections.fold import Fold
+from projections.fold import BEGINNING, Fold
 from projections.store import Store
 
 logger = logging.getLogger(__name__)
@@ -36,10 +36,16 @@ class Sources(NamedTuple):
 
     events: RawLog
     logs: RawLog
+    triggers: RawLog
+    recurring: RawLog
+
+    def named(self) -> dict[str, RawLog]:
+        """By the name of the stream, in the order in which they are folded."""
+        return dict(zip(BEGINNING, self, strict=True))
 
     async def extents(self) -> dict[str, Extent]:
         """Which streams these are, and how far they go; raises Unavailable."""
-        return {EVENTS: await self.events.extent(), LOGS: await self.logs.extent()}
+        return {name: await source.extent() for name, source in self.named().items()}
 
 
 class Rebuilt(NamedTuple):
@@ -134,18 +140,14 @@ class _Work:
             raise
 
     def _read_all(self, writer: ThreadPoolExecutor) -> None:
-        fold, extents = self._fold, self._extents
-        events, logs = extents[EVENTS], extents[LOGS]
-        pending = 0
-        for run in self._runs(self._sources.events, events):
-            for raw in run:
-                fold.apply(raw)
-            pending = self._hand_over(writer, pending + len(run))
-        for run in self._runs(self._sources.logs, logs):
-            for raw in run:
-                fold.apply_line(raw)
-            pending = self._hand_over(writer, pending + len(run))
-        fold.positions.update({EVENTS: events.last, LOGS: logs.last})
+        fold, pending = self._fold, 0
+        for name, source in self._sources.named().items():
+            extent = self._extents[name]
+            for run in self._runs(source, extent):
+                for raw in run:
+                    fold.take(name, raw)
+                pending = self._hand_over(writer, pending + len(run))
+            fold.positions[name] = extent.last
         while self._writing:
             self._writing.popleft().result()
 

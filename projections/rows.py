@@ -240,6 +240,11 @@ class LogRow(Row):
     table = "logs"
     named_by = 1
 
+    @property
+    def number(self) -> int:
+        """Where it stands in its stream."""
+        return self.id
+
     id: Annotated[int, "Its id: its position in LOGS."]
     user: Annotated[str, "Whose execution."]
     execution: Annotated[str, "The id of the execution."]
@@ -251,12 +256,60 @@ class LogRow(Row):
     written_at: Annotated[datetime, "When."]
 
 
+class TriggerRow(Row):
+    """Something that happened outside, as long as TRIGGERS keeps it."""
+
+    table = "triggers"
+    named_by = 1
+
+    @property
+    def number(self) -> int:
+        """Where it stands in its stream."""
+        return self.position
+
+    position: Annotated[int, "Where it stands in TRIGGERS."]
+    user: Annotated[str, "Whose executions it is for; all: everybody's."]
+    event_type: Annotated[str, "Its type."]
+    id: Annotated[str, "Its id, if its body has one; what `waits` name as `trigger`."]
+    body: Annotated[str, "What was sent; a text."]
+    body_size: Annotated[int, Small, "Bytes of all of it."]
+
+
+class ScheduleRow(Row):
+    """A start that recurs, as it is defined now, and what came of it."""
+
+    table = "schedules"
+
+    user: Annotated[str, "Whose."]
+    name: Annotated[str, "What it is called."]
+    agent: Annotated[str, "The agent type that it starts."]
+    input: Annotated[str, "What is asked each time; a text."]
+    cron: Annotated[str, "When, as a cron expression; empty: by the interval."]
+    every: Annotated[int, Small, "The interval in seconds; 0: by the expression."]
+    zone: Annotated[str, "The time zone of the expression."]
+    paused: Annotated[bool, "It starts nothing now."]
+    defined_at: Annotated[
+        datetime | None, "When it was last changed; none: it was removed, and ran yet."
+    ]
+    defined_by: Annotated[str, "By whom."]
+    next_at: Annotated[datetime | None, "When it starts the next run."] = None
+    execution: Annotated[str | None, "The last run."] = None
+    run_for: Annotated[datetime | None, "The time that the last run was for."] = None
+    outcome: Annotated[
+        str | None, "What became of the last time: started, skipped, queued, missed."
+    ] = None
+    problem: Annotated[str | None, "Why the last run was not accepted; a text."] = None
+    started: Annotated[int, Small, "How many runs were started."] = 0
+    skipped: Annotated[int, Small, "How many were not: the one before went on."] = 0
+    missed: Annotated[int, Small, "How many were not: nobody was there."] = 0
+
+
 class DeadLetterRow(Row):
     """A message that could not be folded, put aside. It changes nothing else."""
 
     table = "dead_letters"
 
-    stream: Annotated[str, "EVENTS or LOGS."]
+    stream: Annotated[str, "EVENTS, LOGS, TRIGGERS or RECURRING."]
     position: Annotated[int, "Where it stands there."]
     subject: Annotated[str, "Its subject."]
     user: Annotated[str | None, "Whose, if the subject tells."]
@@ -274,6 +327,8 @@ ROWS: tuple[type[Row], ...] = (
     ChildRow,
     AttemptRow,
     LogRow,
+    TriggerRow,
+    ScheduleRow,
     DeadLetterRow,
 )
 """Every kind of row, in the order of the documentation."""

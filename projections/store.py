@@ -14,7 +14,7 @@ import duckdb
 import msgspec
 
 from events.errors import InvalidInput, Misconfigured, Unavailable, WakeError
-from events.names import Key
+from events.names import LOGS, TRIGGERS, Key
 from projections.fold import Delta
 from projections.live import Live
 from projections.opened import Rows, no_rows
@@ -27,6 +27,7 @@ from projections.rows import (
     ExecutionRow,
     LogRow,
     Row,
+    ScheduleRow,
     WaitRow,
     fitted,
 )
@@ -42,6 +43,9 @@ CHECKPOINT = "128MB"
 
 CHUNK = 500
 """Rows handed over at a time: the interpreter's lock is held meanwhile."""
+
+AGING = ((LOGS, "logs", "id"), (TRIGGERS, "triggers", "position"))
+"""Streams that forget, the tables of their messages, and the columns of positions."""
 
 _READ = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
@@ -158,11 +162,18 @@ class Store:
             one.stored = {type(row) for row in one.open_rows()}
         return {one.key: one for one in lives.values()}
 
-    def _hot_rows(self, kind: type[Any]) -> list[Any]:
+    def schedules(self) -> list[ScheduleRow]:
+        """Load all schedules."""
+        return self._rows(ScheduleRow, ScheduleRow.table)
+
+    def _hot_rows(self, kind: type[R]) -> list[R]:
+        return self._rows(kind, hot(kind))
+
+    def _rows(self, kind: type[R], table: str) -> list[R]:
         names = ", ".join(f'"{name}"' for name in kind.__struct_fields__)
         with self._explained():
             found = self._writer.execute(
-                f"SELECT {names} FROM {hot(kind)} ORDER BY ALL"
+                f"SELECT {names} FROM {table} ORDER BY ALL"
             ).fetchall()
         return [kind(*values) for values in found]
 
@@ -192,6 +203,7 @@ class Store:
                 self._append(done(kind), kind, rows, fit=fit)
             for kind, rows in _changing(delta).items():
                 self._append(hot(kind), kind, rows, fit=fit)
+            self._replace_schedules(delta, fit=fit)
             self._advance(delta.positions)
             self._writer.commit()
         except BaseException:
@@ -238,13 +250,22 @@ class Store:
         self._delete_named(DeadLetterRow.table, list(erased))
         self._delete_named(LogRow.table, [key for key, too in erased.items() if too])
 
-    def _delete_named(self, table: str, keys: list[Key]) -> None:
+    def _delete_named(
+        self, table: str, keys: list[Key], column: str = "execution"
+    ) -> None:
         if keys:
             self._writer.execute(
-                f"""DELETE FROM {table} WHERE ("user", execution) IN
+                f"""DELETE FROM {table} WHERE ("user", {column}) IN
                 (SELECT unnest(?), unnest(?))""",
                 [[k.user for k in keys], [k.execution for k in keys]],
             )
+
+    def _replace_schedules(self, delta: Delta, *, fit: bool) -> None:
+        if delta.schedules:
+            names = [Key(*name) for name in delta.schedules]
+            self._delete_named(ScheduleRow.table, names, "name")
+            rows = [row for row in delta.schedules.values() if row is not None]
+            self._append(ScheduleRow.table, ScheduleRow, rows, fit=fit)
 
     def _advance(self, positions: Mapping[str, int]) -> None:
         for stream, position in positions.items():
@@ -254,10 +275,13 @@ class Store:
                     [position, stream],
                 )
 
-    def forget_lines(self, first: int) -> None:
-        """Let the log lines go that LOGS has no more."""
+    def forget(self, first: Mapping[str, int]) -> None:
+        """Let log lines and triggers go that their streams have no more."""
         with self._explained():
-            self._writer.execute("DELETE FROM logs WHERE id < ?", [first])
+            for stream, table, column in AGING:
+                self._writer.execute(
+                    f"DELETE FROM {table} WHERE {column} < ?", [first[stream]]
+                )
 
     def pack(self) -> None:
         """Put all that was written into the tables, so that the file is whole."""
@@ -304,6 +328,12 @@ class Cursor:
             return [kind(*row) for row in self._run(sql, (after, upto)).fetchall()]
         except duckdb.Error as error:
             raise Unavailable(f"the read model cannot be read: {error}") from error
+
+    def all_of(self, kind: type[R]) -> list[R]:
+        """All rows of a kind whose rows are few; raises WakeError."""
+        names = ", ".join(f'"{name}"' for name in kind.__struct_fields__)
+        found = self.run(f"SELECT {names} FROM {kind.table}", limit=2**31)
+        return [kind(*row) for row in found.rows]
 
     def _run(self, sql: str, values: Any) -> duckdb.DuckDBPyConnection:
         asked = [statement.type for statement in duckdb.extract_statements(sql)]

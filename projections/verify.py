@@ -7,20 +7,27 @@ log is. What is deleted meanwhile is left out.
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
+
+import msgspec
 
 from events.commit import unseal
 from events.errors import InvalidInput, WakeError
 from events.logbook import Stored, decode_line
-from events.names import EVENTS, LOGS, Key
+from events.names import EVENTS, LOGS, RECURRING, TRIGGERS, Key
 from events.rawlog import Extent, Raw, RawLog
+from events.timetable import Definition, Name, Ran
 from projections.drift import Difference, differences
-from projections.fold import line_row
+from projections.outside import line_row, trigger_row
+from projections.plans import note, part_of, schedule_row, undefined_row
 from projections.purge import is_purge
 from projections.rebuild import Sources
-from projections.rows import OWNED, LogRow, Row
+from projections.rows import OWNED, LogRow, Row, ScheduleRow, TriggerRow
 from projections.store import Cursor
 from projections.truth import Teller, Truth
+
+M = TypeVar("M", LogRow, TriggerRow)
 
 TURN = 100_000
 """Positions in which the executions of one turn begin."""
@@ -39,6 +46,9 @@ class Report(NamedTuple):
     wrong: int
     differences: list[str]
 
+
+_defined = msgspec.json.Decoder(Definition)
+_ran = msgspec.json.Decoder(Ran)
 
 Opened = Callable[[], Cursor]
 """Opens a cursor; each has a snapshot of its own."""
@@ -154,7 +164,8 @@ class _Verification:
             for raw in self._messages(self._sources.events, EVENTS, after):
                 self._take(turn, raw)
             yield from self._compare(turn)
-        yield from self._compare_lines()
+        yield from self._compare_outside()
+        yield from self._compare_schedules()
 
     def _messages(self, source: RawLog, stream: str, after: int) -> Iterator[Raw]:
         extent = self._extents[stream]
@@ -195,30 +206,88 @@ class _Verification:
                 found.setdefault(key, {}).setdefault(kind, []).append(row)
         return found
 
-    def _compare_lines(self) -> Iterator[Difference]:
-        first, last = self._extents[LOGS].first, self.positions[LOGS]
+    def _compare_outside(self) -> Iterator[Difference]:
+        """Log lines and triggers: each message that there is, and its row."""
+        sources = self._sources
+        yield from self._compare_messages(LOGS, sources.logs, LogRow, _line)
+        yield from self._compare_messages(
+            TRIGGERS, sources.triggers, TriggerRow, _trigger
+        )
+
+    def _compare_messages(
+        self,
+        stream: str,
+        source: RawLog,
+        kind: type[M],
+        made: Callable[[Raw], M | None],
+    ) -> Iterator[Difference]:
+        first, last = self._extents[stream].first, self.positions[stream]
         for after in range(max(0, first - 1), last, TURN):
             upto = min(after + TURN, last)
-            there: dict[int, list[LogRow]] = {}
-            for row in self._cursor.rows_of(LogRow, after, upto):
-                there.setdefault(row.id, []).append(row)
-            runs = self._sources.logs.bulk(after, upto)
-            lines = filter(None, (_row(raw) for run in runs for raw in run))
-            must = {line.id: line for line in lines}
+            there: dict[int, list[M]] = {}
+            for row in self._cursor.rows_of(kind, after, upto):
+                there.setdefault(row.number, []).append(row)
+            must: dict[int, list[M]] = {}
+            for run in source.bulk(after, upto):
+                for row in filter(None, map(made, run)):
+                    must[row.number] = [row]
             self.lines += sum(map(len, there.values()))
             for number in sorted(there.keys() | must.keys()):
-                yield from self._line(must.get(number), there.get(number, []))
+                one = [must.get(number, []), there.get(number, [])]
+                yield from self._message(kind, *one)
 
-    def _line(self, must: LogRow | None, there: list[LogRow]) -> Iterator[Difference]:
-        one = must or there[0]
-        key = Key(one.user, one.execution)
-        truth = Truth({LogRow: [must]} if must else {})
+    def _message(
+        self, kind: type[M], must: list[M], there: list[M]
+    ) -> Iterator[Difference]:
+        one = (must or there)[0]
+        key = Key(one.user, getattr(one, "execution", one.table))
         if key not in self._purged:
-            yield from differences(key, truth, {LogRow: there})
+            yield from differences(key, Truth({kind: [*must]}), {kind: there})
+
+    def _compare_schedules(self) -> Iterator[Difference]:
+        """Schedules: the last definition, and the last of what came of it."""
+        last: dict[tuple[Name, str], Raw] = {}
+        for raw in self._messages(self._sources.recurring, RECURRING, 0):
+            if raw.position <= self.positions[RECURRING]:
+                with suppress(InvalidInput):
+                    last[part_of(raw.subject)] = raw
+        there: dict[Name, list[ScheduleRow]] = {}
+        for row in self._cursor.all_of(ScheduleRow):
+            there.setdefault((row.user, row.name), []).append(row)
+        must = dict(_schedules(last))
+        for name in sorted(there.keys() | must.keys()):
+            rows: list[Row] = [must[name]] if name in must else []
+            truth = Truth({ScheduleRow: rows})
+            yield from differences(
+                Key(*name), truth, {ScheduleRow: there.get(name, [])}
+            )
 
 
-def _row(raw: Raw) -> LogRow | None:
+def _schedules(
+    last: dict[tuple[Name, str], Raw],
+) -> Iterator[tuple[Name, ScheduleRow]]:
+    for name in {name for name, _ in last}:
+        removed = last.get((name, "removed"))
+        since = removed.position if removed else 0
+        defined, ran = last.get((name, "defined")), last.get((name, "ran"))
+        row = undefined_row(name)
+        if defined and defined.position > since:
+            row = schedule_row(name, _defined.decode(defined.body))
+        if ran and ran.position > since:
+            note(row, _ran.decode(ran.body))
+        if max(x.position for x in (defined, ran, removed) if x) > since:
+            yield name, row
+
+
+def _line(raw: Raw) -> LogRow | None:
     try:
         return line_row(decode_line(Stored(raw.position, raw.subject, raw.body)))
     except (InvalidInput, ValueError):
+        return None
+
+
+def _trigger(raw: Raw) -> TriggerRow | None:
+    try:
+        return trigger_row(raw)
+    except InvalidInput:
         return None

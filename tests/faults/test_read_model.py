@@ -19,7 +19,9 @@ from events.bulk import Login
 from events.logstream import JetStreamLogbook
 from events.names import EVENTS
 from events.rawlog import Raw
-from events.rawstream import JetStreamRawLog
+from events.rawstream import JetStreamRawLog, all_streams
+from events.tablestream import JetStreamTimetable
+from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
 from projections.store import Store
 
@@ -35,6 +37,8 @@ async def wire(own_log: JetStreamLog) -> Wire:
     """A server with both streams, and nothing in them."""
     wire = await own_log.wire()
     await JetStreamLogbook.open(wire)
+    await JetStreamTriggers.open(wire)
+    await JetStreamTimetable.open(wire)
     return wire
 
 
@@ -90,7 +94,7 @@ async def test_killed_at_any_moment(
     """After each kill the rows are those of the position that the model names."""
     chance = Random(6)  # noqa: S311 - a schedule, no secret
     file, login = tmp_path / "model.duckdb", Login(own_server.url)
-    log = JetStreamRawLog.events(wire, login)
+    log, *_ = all_streams(wire, login)
     commits = iter(interleaved(1, KILLS * PIECE // 12))
     compared, positions, piece = 0, set[int](), list[Commit]()
     for _ in range(KILLS):

@@ -19,7 +19,7 @@ from events.errors import Unavailable
 from events.jetstream import JetStreamJournal
 from events.names import EVENTS, Key
 from events.rawlog import MemoryRawLog, Raw, RawLog
-from events.rawstream import JetStreamRawLog
+from events.rawstream import JetStreamRawLog, all_streams
 from events.wire import Wire
 
 
@@ -59,7 +59,7 @@ class JetStream(Stream):
 
     def __init__(self, wire: Wire, login: Login) -> None:
         self._wire = wire
-        self.log: JetStreamRawLog = JetStreamRawLog.events(wire, login)
+        self.log: JetStreamRawLog = all_streams(wire, login)[0]
 
     async def add(self, subject: str, body: bytes = b"{}") -> int:
         """Store a message, with a header as commits have them."""
@@ -276,7 +276,7 @@ async def test_another_stream_has_another_identity(
 ) -> None:
     """Who kept a position finds out that it means nothing any more."""
     wire = await own_log.wire()
-    log = JetStreamRawLog.events(wire, Login(own_server.url))
+    log = all_streams(wire, Login(own_server.url))[0]
     before = await log.extent()
     await wire.api(f"STREAM.DELETE.{EVENTS}")
     await JetStreamJournal.open(wire)

@@ -150,7 +150,7 @@ async def test_nothing_can_be_changed_nor_files_read(
     with pytest.raises(InvalidInput):
         await projector.ask(Question(sql=sql))
     assert await ask(projector, "SELECT count(*) FROM executions") == [(1,)]
-    assert await ask(projector, "SELECT count(*) FROM checkpoints") == [(2,)]
+    assert await ask(projector, "SELECT count(*) FROM checkpoints") == [(4,)]
 
 
 async def test_before_it_serves_there_is_nothing_to_ask(tmp_path: Path) -> None:

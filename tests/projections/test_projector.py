@@ -2,17 +2,23 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from histories import Story, call
 from lifelike import interleaved
-from readmodels import Logs, append, ask, drift, projecting, raws
+from readmodels import Logs, append, ask, drift, projecting, raws, verified
 
+from events import cloudevents
 from events.commands import Retry
 from events.errors import FolderInUse, Unavailable
 from events.messages import Usage
-from events.names import EVENTS, Key
+from events.names import EVENTS, RECURRING, Key
+from events.timetable import Definition, Ran
+from events.triggers import Posted
 from projections.fold import ENDED
 from projections.projector import INTERVAL, Projector
 
@@ -224,3 +230,98 @@ async def test_what_was_not_reached_in_time_is_said(model: Path) -> None:
     async with projecting(model, Logs.empty()) as projector:
         with pytest.raises(Unavailable, match="has not reached position 7 yet"):
             await projector.reached(7, seconds=0.05)
+
+
+async def test_triggers_are_rows_as_long_as_the_stream_has_them(model: Path) -> None:
+    """With the id that an execution names which was woken by it."""
+    logs: Any = Logs.empty()
+    event = b'{"specversion":"1.0","type":"ci.done","source":"/ci","id":"7","data":{}}'
+    logs.triggers.add("triggers.ada.ci.done", b'{"ok": true}')
+    logs.triggers.add("triggers.all.ci.done", event)
+    logs.triggers.add("triggers.ada", b"nobody's")
+    async with projecting(model, logs) as projector:
+        found = await ask(
+            projector, 'SELECT position, "user", event_type, id, body FROM triggers'
+        )
+        letters = await ask(projector, "SELECT stream, position FROM dead_letters")
+    read = cloudevents.read(Posted(2, "triggers.all.ci.done", event)).id
+    assert found == [
+        (1, "ada", "ci.done", "seq-1", '{"ok": true}'),
+        (2, "all", "ci.done", read, event.decode()),
+    ]
+    assert letters == [("TRIGGERS", 3)]
+    assert (await verified(model, logs)).wrong == 0
+    logs.triggers.delete(1)
+    async with projecting(model, logs) as projector:
+        sql = "SELECT position FROM triggers"
+        while await ask(projector, sql) != [(2,)]:  # noqa: ASYNC110 - a test's wait
+            await asyncio.sleep(0.005)
+
+
+def defined(**more: Any) -> bytes:
+    """Write a definition down."""
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    definition = Definition(
+        user="ada",
+        name="daily",
+        start={"agent_type": "explorer", "input": "Look."},
+        cron="0 9 * * *",
+        since=moment,
+        at=moment,
+        by="ada",
+        cause="c-1",
+        digest="d",
+    )
+    return msgspec.json.encode(msgspec.structs.replace(definition, **more))
+
+
+async def test_schedules_are_as_they_were_last_defined(model: Path) -> None:
+    """What came of them too, in any order of the parts, across restarts."""
+    logs: Any = Logs.empty()
+    moment = datetime(2026, 1, 2, 9, tzinfo=UTC)
+    ran = msgspec.json.encode(
+        Ran(revision=1, next=moment, execution="run-1", outcome="started", started=1)
+    )
+    nine = moment.replace(tzinfo=None)
+    columns = "cron, paused, next_at, execution, started"
+    sql = f"SELECT {columns} FROM schedules"  # noqa: S608 - a test's
+    parts = [
+        ("defined", defined(), ("0 9 * * *", False, None, None, 0)),
+        ("ran", ran, ("0 9 * * *", False, nine, "run-1", 1)),
+        (
+            "defined",
+            defined(paused=True, cron="5 5 * * *"),
+            ("5 5 * * *", True, nine, "run-1", 1),
+        ),
+        ("removed", b"{}", None),
+        ("ran", ran, ("", False, nine, "run-1", 1)),
+        (
+            "defined",
+            defined(),
+            ("0 9 * * *", False, nine, "run-1", 1),
+        ),
+    ]
+    for part, body, row in parts:
+        async with projecting(model, logs) as projector:
+            position = logs.recurring.add(f"recurring.ada.daily.{part}", body)
+            await logs.recurring.stir()
+            while projector.positions[RECURRING] < position:  # noqa: ASYNC110 - a test's wait
+                await asyncio.sleep(0.002)
+            assert await ask(projector, sql) == ([row] if row else [])
+        assert (await verified(model, logs)).differences == []
+
+
+async def test_what_is_no_schedule(model: Path) -> None:
+    """It is put aside; the others are rows."""
+    logs: Any = Logs.empty()
+    for subject, body in (
+        ("recurring.ada.daily.defined", b"?"),
+        ("recurring.ada.daily", b"{}"),
+        ("recurring.ada.daily.ran", b'{"started": "many"}'),
+        ("recurring.ada.fine.defined", defined(name="fine")),
+    ):
+        logs.recurring.add(subject, body)
+    async with projecting(model, logs) as projector:
+        assert await ask(projector, "SELECT name FROM schedules") == [("fine",)]
+        found = await ask(projector, "SELECT count(*) FROM dead_letters")
+        assert found == [(3,)]

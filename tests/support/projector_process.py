@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from events.bulk import Login
-from events.rawstream import JetStreamRawLog
+from events.rawstream import all_streams
 from events.wire import Wire
 from projections.projector import Projector
 from projections.rebuild import Sources
@@ -14,9 +14,7 @@ from projections.rebuild import Sources
 async def main(url: str, file: str) -> None:
     """Serve until killed; say so when it begins."""
     wire, login = await Wire.connect(url), Login(url)
-    sources = Sources(
-        JetStreamRawLog.events(wire, login), JetStreamRawLog.logs(wire, login)
-    )
+    sources = Sources(*all_streams(wire, login))
     projector = Projector(Path(file), sources, interval=0.01)
     async with asyncio.TaskGroup() as group:
         group.create_task(projector.run())

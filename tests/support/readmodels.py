@@ -29,7 +29,7 @@ class Logs(Sources):
     @classmethod
     def empty(cls, made: str = "once") -> "Logs":
         """Begin with nothing."""
-        return cls(MemoryRawLog(made), MemoryRawLog(made))
+        return cls(*(MemoryRawLog(made) for _ in range(4)))
 
     def line(self, key: Key, event_type: str, message: str) -> int:
         """Store a log line; its context counts them."""

@@ -5,15 +5,13 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from events.names import EVENTS, LOGS, Key
+from events.names import Key
 from events.rawlog import Raw
 from projections.drift import Difference, differences
-from projections.fold import Delta, Fold
+from projections.fold import BEGINNING, Delta, Fold
 from projections.live import Live
 from projections.rows import HOT, OWNED, DeadLetterRow, ExecutionRow, LogRow, Row
 from projections.truth import truth_of
-
-START = {EVENTS: 0, LOGS: 0}
 
 
 class RowBook:
@@ -22,7 +20,7 @@ class RowBook:
     def __init__(self) -> None:
         self.done: dict[type[Row], list[Row]] = defaultdict(list)
         self.hot: dict[type[Row], list[Row]] = defaultdict(list)
-        self.positions = dict(START)
+        self.positions = dict(BEGINNING)
 
     def commit(self, delta: Delta) -> None:
         """Write what changed."""

@@ -70,9 +70,10 @@ class Projector:
             writer = stack.enter_context(ThreadPoolExecutor(1, "projector"))
             stack.callback(self.readers.close)
             while not self._stopping.is_set():
-                await self._open(writer)
                 try:
-                    await self._serve(writer)
+                    await self._opened(writer)
+                    if self._store is not None:
+                        await self._serve(writer)
                 except ExceptionGroup as errors:  # the first ended the others
                     raise errors.exceptions[0] from errors
                 finally:
@@ -92,6 +93,15 @@ class Projector:
         if store is not None:
             store.close()
 
+    async def _opened(self, writer: ThreadPoolExecutor) -> None:
+        """Open the file, unless told to stop meanwhile: it may have to be built."""
+        async with asyncio.TaskGroup() as group:
+            opening = group.create_task(self._open(writer))
+            stopping = group.create_task(self._stopping.wait())
+            await asyncio.wait((opening, stopping), return_when="FIRST_COMPLETED")
+            opening.cancel()
+            stopping.cancel()
+
     async def _open(self, writer: ThreadPoolExecutor) -> None:
         """Open the file; one that is missing or means nothing any more is rebuilt."""
         store = await self._usable(writer)
@@ -102,10 +112,14 @@ class Projector:
             )
             swap(self._path)
             store = await in_thread(writer, partial(Store.open, self._path))
-        checkpoints = await in_thread(writer, store.checkpoints)
-        positions = {name: one.position for name, one in checkpoints.items()}
-        live = await in_thread(writer, store.live)
-        schedules = await in_thread(writer, store.schedules)
+        try:
+            checkpoints = await in_thread(writer, store.checkpoints)
+            positions = {name: one.position for name, one in checkpoints.items()}
+            live = await in_thread(writer, store.live)
+            schedules = await in_thread(writer, store.schedules)
+        except BaseException:
+            store.close()
+            raise
         self._store, self._fold = store, Fold(positions, live, schedules)
         await self._tell(positions)
 

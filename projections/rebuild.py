@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from events.names import EVENTS
 from events.rawlog import Extent, Raw, RawLog
 from projections.fold import BEGINNING, Fold
 from projections.store import Store
+from projections.threads import in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +70,14 @@ async def rebuild(path: Path, sources: Sources) -> Rebuilt:
     new = beside(path)
     _remove(new)
     extents = await sources.extents()
-    store = await asyncio.to_thread(
-        Store.create, new, {name: extent.made for name, extent in extents.items()}
-    )
-    work = _Work(store, sources, extents)
-    try:
-        await work.run()
-    finally:
-        store.close()
+    made = {name: extent.made for name, extent in extents.items()}
+    with ThreadPoolExecutor(1, "rebuild-write") as writer:
+        store = await in_thread(writer, partial(Store.create, new, made))
+        work = _Work(store, sources, extents)
+        try:
+            await work.run(writer)
+        finally:
+            store.close()
     return Rebuilt(work.messages, time.monotonic() - began)
 
 
@@ -119,15 +121,14 @@ class _Work:
         self._writing: deque[Future[None]] = deque()
         self.messages = 0
 
-    async def run(self) -> None:
+    async def run(self, writer: ThreadPoolExecutor) -> None:
         """Fold all, find what was lost, and write the rest."""
-        with ThreadPoolExecutor(1, "rebuild-write") as writer:
-            await self._in_thread(writer)
-            for key in sorted(self._fold.lost):
-                last = self._extents[EVENTS].last
-                history = await self._sources.events.history(key, at_least=0)
-                self._fold.refold(key, [r for r in history if r.position <= last])
-            await asyncio.to_thread(self._finish)
+        await self._in_thread(writer)
+        for key in sorted(self._fold.lost):
+            last = self._extents[EVENTS].last
+            history = await self._sources.events.history(key, at_least=0)
+            self._fold.refold(key, [r for r in history if r.position <= last])
+        await in_thread(writer, self._finish)
 
     async def _in_thread(self, writer: ThreadPoolExecutor) -> None:
         task = asyncio.ensure_future(asyncio.to_thread(self._read_all, writer))

@@ -120,7 +120,7 @@ async def main(model):
         while projector._store is None:
             await asyncio.sleep(0.01)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        most = int(sys.argv[2]) + model.stat().st_size
+        most = int(sys.argv[2])
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
         for seed in range(100, 10_000):
             for subject, body in interleaved(seed, 20):

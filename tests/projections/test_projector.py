@@ -1,7 +1,9 @@
 """The projector: what is appended can be asked for, exactly, whatever happens."""
 
 import asyncio
+import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from events.commands import Retry
 from events.errors import FolderInUse, Unavailable
 from events.messages import Usage
 from events.names import EVENTS, RECURRING, Key
+from events.rawlog import Raw
 from events.timetable import Definition, Ran
 from events.triggers import Posted
 from projections.fold import ENDED
@@ -325,3 +328,30 @@ async def test_what_is_no_schedule(model: Path) -> None:
         assert await ask(projector, "SELECT name FROM schedules") == [("fine",)]
         found = await ask(projector, "SELECT count(*) FROM dead_letters")
         assert found == [(3,)]
+
+
+async def test_told_to_stop_it_does_not_build_on(model: Path) -> None:
+    """A long rebuild is given up, and the next one begins anew."""
+    logs: Any = Logs.empty()
+    for subject, body in interleaved(4, 60):
+        logs.events.add(subject, body)
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(after: int, upto: int) -> Iterator[list[Raw]]:
+        begun.set()
+        for run in type(logs.events).bulk(logs.events, after, upto):
+            assert goes_on.wait(30)
+            yield run
+
+    logs.events.bulk = slow
+    projector = Projector(model, logs)
+    running = asyncio.create_task(projector.run())
+    await asyncio.to_thread(begun.wait)
+    await projector.stop()
+    goes_on.set()
+    await running
+    assert [p.name for p in model.parent.iterdir() if p == model] == []
+    del logs.events.bulk
+    async with projecting(model, logs):
+        pass
+    assert drift(model, raws(logs.events)) == []

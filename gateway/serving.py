@@ -73,10 +73,7 @@ def up(
 @app.command()
 def service(
     names: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="NAME...", help="lifecycle, reactor, runner, projector."
-        ),
+        list[str], typer.Argument(metavar="NAME...", help="lifecycle, reactor, runner.")
     ],
     *,
     lanes: Lanes = None,

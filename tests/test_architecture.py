@@ -29,7 +29,6 @@ ADAPTERS = {
             "pinned",
             "logstream",
             "triggerstream",
-            "rawstream",
             "muster",
             "timerstream",
             "tablestream",

@@ -158,9 +158,7 @@ class Runner:
 
     async def _take_from(self, lane: Lane, works: asyncio.TaskGroup) -> None:
         """Start what a lane has to do, as long as there are slots for it."""
-        queue = await self._journal.work(
-            lane, lease=self._holdings.lease, key=self._only
-        )
+        queue = await self._opened(lane)
         try:
             while not self._draining:
                 room = await self._slots.some(lane)
@@ -175,6 +173,17 @@ class Runner:
                     await self._slots.turn()
         finally:
             await queue.close()
+
+    async def _opened(self, lane: Lane) -> WorkQueue:
+        """Open a lane, however long the server needs to answer."""
+        while True:
+            try:
+                return await self._journal.work(
+                    lane, lease=self._holdings.lease, key=self._only
+                )
+            except Unavailable as error:
+                logger.warning("%s", error)
+                await asyncio.sleep(UNREACHABLE)
 
     def _begins(self, work: Work, lane: Lane, works: asyncio.TaskGroup) -> bool:
         """Begin a work if it is its turn; what is held already its holder settles."""

@@ -704,6 +704,34 @@ async def test_a_runner_survives_the_server(
     assert b'"num_ack_pending":0' in info
 
 
+class Late(FaultyJournal):
+    """Cannot open a lane at first, as while its server starts again."""
+
+    tries = 0
+
+    async def work(
+        self, lane: Lane, *, lease: float = 30.0, key: Key | None = None
+    ) -> WorkQueue:
+        """Open it the second time."""
+        self.tries += 1
+        if self.tries == 1:
+            raise Unavailable("no answer on a connection that was lost")
+        return await self.inner.work(lane, lease=lease, key=key)
+
+
+async def test_a_lane_that_cannot_be_opened_now_is_opened_later(
+    memory_log: MemoryLog, world: World, tmp_path: Path
+) -> None:
+    """The server was killed while the runner began: it does not end for that."""
+    journal = Late(memory_log.journal, Plan())
+    await start(memory_log.journal)
+    async with runner(
+        journal, means(FakeModel(says()), world, tmp_path), lanes=("agents",)
+    ):
+        assert (await finished(memory_log.journal)).status == "completed"
+    assert journal.tries == 2
+
+
 async def test_work_that_a_killed_server_hands_out_again_is_left_to_its_holder(
     memory_log: MemoryLog, world: World, tmp_path: Path
 ) -> None:

@@ -219,17 +219,17 @@ async def test_the_service_itself_cannot_delete(subject: str, fenced: Login) -> 
 async def test_the_janitor_deletes(fenced: Login, tmp_path: Path) -> None:
     """``wake cleanup`` logs in as that user where its password is set."""
     async with connected(fenced) as (alice, _):
-        answers = await alice.subscribe("answers.alice.*")
+        answers = {c: await alice.subscribe(f"answers.alice.{c}") for c in ("j1", "j2")}
         await alice.flush()
-        start = {"command_id": "c1", "agent_type": "explorer", "input": "x"}
+        start = {"command_id": "j1", "agent_type": "explorer", "input": "x"}
         start["model"] = "scripted?delay_ms=60000"  # until it is killed
-        for command, body in (
-            ("start", json.dumps(start).encode()),
-            ("kill", b'{"command_id": "c2"}'),
+        for command, verb, body in (
+            ("j1", "start", json.dumps(start).encode()),
+            ("j2", "kill", b'{"command_id": "j2"}'),
         ):
-            await alice.publish(f"commands.alice.old.{command}", body)
-            answer = await answers.next_msg(timeout=LIMIT)
-            assert json.loads(answer.data)["accepted"] is True
+            await alice.publish(f"commands.alice.old.{verb}", body)
+            answer = await answers[command].next_msg(timeout=LIMIT)
+            assert json.loads(answer.data)["accepted"] is True, answer.data
     ended = await asyncio.to_thread(
         waking.wake,
         *(tmp_path, "cleanup", "--days", "0", "--json"),

@@ -42,6 +42,7 @@ SCHEDULES_ALL = "schedules.*.*"  # <user>.<timer>: waits for its time in the ser
 DUE_ALL = "due.*.*"  # <user>.<timer>: its time has come
 RECURRING_ALL = "recurring.*.*.*"  # <user>.<schedule>.<part>
 RUNNERS_ALL = "runners.*"  # <runner>: what each holds, not stored
+PROJECTOR_ALL = "projector.*"  # orders to the one projector: rebuild, verify
 DEPARTED_ALL = "$SYS.ACCOUNT.*.DISCONNECT"  # who is gone, told to the system account
 BLOBS_CHUNKS = f"$O.{BLOBS}.C"  # .<user>.<execution>.<sha-256>: a blob's pieces
 BLOBS_INFOS = f"$O.{BLOBS}.M"  # .<name in base64>: that a blob is there, all of it
@@ -137,6 +138,11 @@ def lane_consumer(lane: Lane, key: Key | None = None) -> str:
 def runner_subject(runner: str) -> str:
     """Where a runner says what it holds."""
     return f"runners.{runner}"
+
+
+def projector_subject(order: str) -> str:
+    """Where the projector is told to do something."""
+    return f"projector.{order}"
 
 
 def feed_filter(lane: Lane) -> str:

@@ -15,6 +15,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -67,7 +68,12 @@ def delivery(message: "Msg") -> tuple[int, int, int]:
     ``$JS.ACK.<stream>.<consumer>.<n>.<stream seq>.<consumer seq>.…``, with a
     domain and an account before the stream in the newer form.
     """
-    tokens = message.reply.split(".")
+    return _delivery(message.reply)
+
+
+@lru_cache(maxsize=2048)  # a feed asks three times for each, within RUN or two
+def _delivery(reply: str) -> tuple[int, int, int]:
+    tokens = reply.split(".")
     first = 4 if len(tokens) < 11 else 6  # noqa: PLR2004 - the two forms' lengths
     times, position, number = map(int, tokens[first : first + 3])
     return times, position, number

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway import commanding, operating, scheduling, serving
+from gateway import commanding, modelling, operating, scheduling, serving
 from gateway.exits import HELP, told
 from gateway.flags import Data, Id, Json, Nats, User, place_of
 from gateway.output import put
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(commanding.app)
 app.add_typer(serving.app)
 app.add_typer(operating.app)
+app.add_typer(modelling.app)
 app.add_typer(scheduling.app, name="schedule")
 
 

@@ -72,6 +72,8 @@ def _settle(found: Found) -> None:
     """Fill in what follows from other values, and see that they go together."""
     if found.sources["workspaces.root"] == "default":
         found.values["workspaces.root"] = found.values["data"] / "workspaces"
+    if found.sources["projector.file"] == "default":
+        found.values["projector.file"] = found.values["data"] / "readmodel.duckdb"
     if any(name.startswith("nats.") for name in found.broken):
         return  # what contradicts a mistake is none
     for name, what in _contradictions(found.values, found.sources):

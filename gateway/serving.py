@@ -73,7 +73,10 @@ def up(
 @app.command()
 def service(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="lifecycle, reactor, runner.")
+        list[str],
+        typer.Argument(
+            metavar="NAME...", help="lifecycle, reactor, runner, projector."
+        ),
     ],
     *,
     lanes: Lanes = None,

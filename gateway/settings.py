@@ -429,6 +429,19 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+class Projector(msgspec.Struct, frozen=True, kw_only=True):
+    """The read model."""
+
+    file: Annotated[
+        Path,
+        Meta(
+            description="The DuckDB file of the read model, on a disk of the machine "
+            "that the projector runs on. It can be built anew from the log at any "
+            "time. By default `readmodel.duckdb` in the data folder."
+        ),
+    ] = Path(".wake/readmodel.duckdb")
+
+
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers for Prometheus."""
 
@@ -454,6 +467,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = Path(".wake")
     nats: Nats = Nats()
     runner: Runner = Runner()
+    projector: Projector = Projector()
     process: Process = Process()
     logs: Logs = Logs()
     retention: Retention = Retention()

@@ -22,7 +22,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -82,8 +82,8 @@ NO_SYSTEM = (
     "runners that are gone, their work comes back when its lease runs out"
 )
 
-Name = Literal["lifecycle", "reactor", "runner"]
-ALL: tuple[Name, ...] = ("lifecycle", "reactor", "runner")
+Name = Literal["lifecycle", "reactor", "runner", "projector"]
+ALL: tuple[Name, ...] = get_args(Name)
 
 
 @dataclass(frozen=True)
@@ -224,6 +224,8 @@ class Services:
                 return await self._reactor(wire, journal, login, bench)
             case "lifecycle":
                 return await self._lifecycle(wire, journal, bench, tell)
+            case "projector":
+                return await self._projector(wire, login)
 
     async def _logs(self, name: Name, wire: Wire) -> Tell:
         """Open the log lines of executions; written as long as the services run."""
@@ -334,6 +336,15 @@ class Services:
             await clean_daily(journal, logs, self._settings, days)
         finally:
             await wire.close()
+
+    async def _projector(self, wire: Wire, login: Address) -> Part:
+        # imported here: no other service needs DuckDB
+        from gateway.viewing import Viewing, provision  # noqa: PLC0415
+
+        await provision(wire, self._settings)
+        file, patient = self._settings.projector.file, len(self._names) > 1
+        viewing = Viewing(wire, login, file, patient=patient)
+        return Part(partial(_watched, wire, viewing.run), viewing.stop)
 
     async def _departures(self, login: Address) -> NatsDepartures | None:
         """Listen on the system account, if it is known."""

@@ -29,6 +29,7 @@ ADAPTERS = {
             "pinned",
             "logstream",
             "triggerstream",
+            "rawstream",
             "muster",
             "timerstream",
             "tablestream",

@@ -80,7 +80,7 @@ def test_the_units_serve(tmp_path: Path) -> None:
         assert execution.code == 0, execution.err
         ended = wake(tmp_path, "watch", execution.out.strip(), **logged_in)
     assert ended.code == 0, ended.err
-    assert len(SERVICES) == 3
+    assert len(SERVICES) == 4
 
 
 def test_the_procfile_serves(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_procfile_serves(tmp_path: Path) -> None:
             assert program == "wake"
             stack.enter_context(started(tmp_path, *words, **here))
         told = wake(tmp_path, "runners", "--json", **here).out.splitlines()
-    assert len(processes) == 4
+    assert len(processes) == 5
     assert len(told) == 2
 
 
@@ -101,7 +101,7 @@ def test_what_the_procfile_waits_for(tmp_path: Path) -> None:
     """Without a nats-server wake runners fails, so that the loop goes on."""
     text = (FOLDER / "Procfile").read_text()
     loops = re.findall(r"until wake runners >/dev/null 2>&1; do sleep 1; done; ", text)
-    assert len(loops) == 4
+    assert len(loops) == 5
     assert wake(tmp_path, "runners", WAKE_NATS_URL="nats://127.0.0.1:1").code == 5
 
 

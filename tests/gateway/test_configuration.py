@@ -103,6 +103,7 @@ EVERYTHING: dict[str, tuple[str, str, Any]] = {
     "runner.name": ('"r-1_A"', "r-1_A", "r-1_A"),
     "runner.drain": ("0", "0.0", 0.0),
     "runner.cancel_grace": ("2.5", "2.5", 2.5),
+    "projector.file": ('"/srv/m.duckdb"', "/srv/m.duckdb", Path("/srv/m.duckdb")),
     "process.time_limit": ("86400", "86400", 86400.0),
     "process.memory_limit": ("512", "512", 512),
     "logs.days": ("1", "1", 1),

@@ -372,3 +372,50 @@ async def all_ended(cwd: Path, count: int) -> dict[Key, list[str]]:
                 break
     await wire.close()
     return stories
+
+
+def test_the_read_model_follows_and_can_be_rebuilt(tmp_path: Path) -> None:
+    """Verify and rebuild tell the service, or do it themselves where none is."""
+    with up(tmp_path) as process:
+        watched(tmp_path, started(tmp_path))
+        report = wake(tmp_path, "verify", "--read-model", "--json")
+        assert report.code == 0, report.err
+        assert report.last["wrong"] == 0
+        assert report.last["executions"] == 1
+        rebuilt = wake(tmp_path, "rebuild", "--json")
+        assert rebuilt.code == 0, rebuilt.err
+        assert rebuilt.last["messages"] >= report.last["position"]
+        assert wake(tmp_path, "verify", "--read-model").code == 0
+        assert stopped(process, signal.SIGTERM).code == 0
+    model = tmp_path / ".wake" / "readmodel.duckdb"
+    assert stat.S_IMODE(model.stat().st_mode) == 0o600
+    said = wake(tmp_path, "verify", "--read-model")
+    assert said.code == 0
+    assert said.out.endswith("all as they must be\n")
+    model.write_bytes(b"damaged")
+    said = wake(tmp_path, "verify", "--read-model")
+    assert said.code == 5
+    assert "wake rebuild" in said.err
+    assert wake(tmp_path, "rebuild").code == 0
+    assert wake(tmp_path, "verify", "--read-model").code == 0
+
+
+def test_a_damaged_read_model_stops_nothing_else(tmp_path: Path) -> None:
+    """The service says so and works on; an order rebuilds the model under it."""
+    with up(tmp_path) as process:
+        stopped(process, signal.SIGTERM)
+    (tmp_path / ".wake" / "readmodel.duckdb").write_bytes(b"damaged" * 1_000)
+    with up(tmp_path) as process:
+        result = watched(tmp_path, started(tmp_path))
+        assert result["status"] == "completed"
+        rebuilt = wake(tmp_path, "rebuild", "--json")
+        assert rebuilt.code == 0, rebuilt.err
+        assert wake(tmp_path, "verify", "--read-model").code == 0
+        ended = stopped(process, signal.SIGTERM)
+    assert "nothing can be asked of the read model" in ended.err
+
+
+def test_verify_without_anything_to_verify(tmp_path: Path) -> None:
+    """What is to be verified has to be said, and be there."""
+    assert wake(tmp_path, "verify").code == 2
+    assert wake(tmp_path, "verify", "--read-model").code == 2

@@ -1,0 +1,121 @@
+"""A stream of JetStream as it is stored; see ``rawlog.py``."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from events.bulk import BulkReader, Login
+from events.direct import read_subject
+from events.errors import OutcomeUnknown, Unavailable
+from events.names import (
+    EVENTS,
+    EVENTS_ALL,
+    LOGS,
+    LOGS_ALL,
+    RECURRING,
+    RECURRING_ALL,
+    ROUTES,
+    TRIGGERS,
+    TRIGGERS_ALL,
+    Key,
+    commit_subject,
+)
+from events.pull import Feed, Source, delivery
+from events.rawlog import Extent, Raw, RawLog
+from events.wire import ApiError, Wire
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+TRIES = 5
+"""How often a history is read again: a replica that lags catches up in a moment."""
+
+
+class _State(msgspec.Struct):
+    first_seq: int
+    last_seq: int
+
+
+class _Info(msgspec.Struct):
+    created: str
+    state: _State
+
+
+_info = msgspec.json.Decoder(_Info)
+
+
+class JetStreamRawLog(RawLog):
+    """``login`` is for reading in bulk, on a connection of its own."""
+
+    def __init__(
+        self, wire: Wire, stream: str, subjects: Sequence[str], login: Login
+    ) -> None:
+        self._wire, self._login = wire, login
+        self._stream, self._subjects = stream, subjects
+
+    async def extent(self) -> Extent:
+        """Tell what there is now."""
+        try:
+            answer = await self._wire.api(f"STREAM.INFO.{self._stream}")
+        except (ApiError, OutcomeUnknown) as error:
+            raise Unavailable(f"{self._stream} cannot be read now: {error}") from error
+        info = _info.decode(answer)
+        return Extent(info.created, info.state.first_seq, info.state.last_seq)
+
+    async def follow(self, after: int) -> AsyncGenerator[Sequence[Raw], None]:
+        """Yield every message beyond a position, for ever."""
+        source = Source(self._stream, self._subjects, _raw)
+        async with aclosing(Feed(self._wire, source, after).runs(None)) as runs:
+            async for run in runs:
+                yield run
+
+    async def history(self, key: Key, *, at_least: int) -> list[Raw]:
+        """Return the stored commits of an execution."""
+        found: list[Raw] = []
+        for attempt in range(TRIES):
+            await asyncio.sleep(0.02 * attempt)
+            found = await self._read(key)
+            if found and found[-1].position >= at_least:
+                break
+        return found
+
+    async def _read(self, key: Key) -> list[Raw]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                subjects = [commit_subject(key, route) for route in ROUTES]
+                routes = [group.create_task(self._route(name)) for name in subjects]
+        except ExceptionGroup as errors:  # all say the same, or one says it best
+            raise errors.exceptions[0] from errors
+        return sorted(raw for route in routes for raw in route.result())
+
+    async def _route(self, subject: str) -> list[Raw]:
+        stored = await read_subject(self._wire, self._stream, subject)
+        return [Raw(position, subject, message.data) for position, message in stored]
+
+    def bulk(self, after: int, upto: int) -> Iterator[list[Raw]]:
+        """Give all messages beyond ``after``, up to ``upto``."""
+        reader = BulkReader.connect(self._login)
+        try:
+            yield from reader.read(self._stream, self._subjects, after, upto)
+        finally:
+            reader.close()
+
+
+def all_streams(wire: Wire, login: Login) -> tuple[JetStreamRawLog, ...]:
+    """EVENTS, LOGS, TRIGGERS and RECURRING, in this order."""
+    streams = (
+        (EVENTS, EVENTS_ALL),
+        (LOGS, LOGS_ALL),
+        (TRIGGERS, TRIGGERS_ALL),
+        (RECURRING, RECURRING_ALL),
+    )
+    return tuple(
+        JetStreamRawLog(wire, name, (subjects,), login) for name, subjects in streams
+    )
+
+
+def _raw(message: "Msg") -> Raw:
+    return Raw(delivery(message)[1], message.subject, message.data)

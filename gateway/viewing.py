@@ -1,0 +1,180 @@
+"""The read model: its service, ``wake rebuild`` and ``wake verify --read-model``."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from events.bulk import Login
+from events.errors import NotFound, WakeError
+from events.logstream import JetStreamLogbook
+from events.rawstream import all_streams
+from events.tablestream import JetStreamTimetable
+from events.triggerstream import JetStreamTriggers
+from events.wire import Wire
+from gateway.address import Address
+from gateway.composition import BRIEFLY, Held, Log, Place, address_of, hold, open_log
+from gateway.exits import cause_of
+from gateway.output import put, put_json
+from gateway.settings import Settings
+from projections.orders import Orders, order
+from projections.projector import Projector
+from projections.rebuild import Sources, swap
+from projections.rebuild import rebuild as build
+from projections.sole import owned
+from projections.store import Store
+from projections.verify import verify
+
+logger = logging.getLogger(__name__)
+
+Result = dict[str, Any]
+
+AGAIN = 5.0
+"""Seconds until it is tried again: a disk may have room, a file be rebuilt."""
+
+
+def sources_of(wire: Wire, login: Address) -> Sources:
+    """What the read model is made of."""
+    to_read = Login(login.url, login.user, login.password)
+    return Sources(*all_streams(wire, to_read))
+
+
+async def provision(wire: Wire, settings: Settings) -> None:
+    """Let every stream be there that the read model is made of."""
+    replicas = settings.nats.replicas
+    await JetStreamLogbook.open(wire, days=settings.logs.days, replicas=replicas)
+    await JetStreamTriggers.open(wire, replicas=replicas)
+    await JetStreamTimetable.open(wire, replicas=replicas)
+
+
+class Viewing:
+    """The projector as a service, with its orders.
+
+    ``patient`` is for where it is not alone: what shows things ends nothing else. It
+    says what ended it, and begins again when that may be over. Ask ``projector``.
+    """
+
+    def __init__(
+        self, wire: Wire, login: Address, file: Path, *, patient: bool
+    ) -> None:
+        self._wire, self._file, self._patient = wire, file, patient
+        self._sources = sources_of(wire, login)
+        self._stopping = asyncio.Event()
+        self.projector = Projector(file, self._sources)
+
+    async def run(self) -> None:
+        """Serve until ``stop``; if it is not patient, raises WakeError."""
+        said = ""
+        while not self._stopping.is_set():
+            try:
+                await self._serve()
+            except (WakeError, ExceptionGroup) as error:
+                cause = cause_of(error)
+                if not self._patient or not isinstance(cause, WakeError):
+                    raise
+                if said != (said := str(cause)):
+                    logger.error("nothing can be asked of the read model: %s", said)  # noqa: TRY400 - in one line
+            with suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN):
+                    await self._stopping.wait()
+
+    async def _serve(self) -> None:
+        projector = self.projector = Projector(self._file, self._sources)
+        if self._stopping.is_set():
+            return
+        async with asyncio.TaskGroup() as group:
+            orders = group.create_task(Orders(self._wire, projector).serve())
+            await projector.run()
+            orders.cancel()
+
+    async def stop(self) -> None:
+        """End in order."""
+        self._stopping.set()
+        await self.projector.stop()
+
+
+def rebuild(settings: Settings, *, as_json: bool) -> None:
+    """Build the read model anew; the service does it if there is one."""
+    done = _done(settings, "rebuild", partial(_rebuild, settings.projector.file))
+    if as_json:
+        put_json(done)
+        return
+    seconds = max(done["seconds"], 0.001)
+    rate = done["messages"] / seconds
+    put(
+        f"rebuilt: {done['messages']:,} messages in {seconds:.1f} s, "
+        f"{rate:,.0f} a second"
+    )
+
+
+def check(settings: Settings, *, as_json: bool) -> bool:
+    """Compare every row with the log, and print what differs; True if nothing does."""
+    report = _done(settings, "verify", partial(_verify, settings.projector.file))
+    if as_json:
+        put_json(report)
+        return not report["wrong"]
+    for difference in report["differences"]:
+        put(difference)
+    if (left := report["wrong"] - len(report["differences"])) > 0:
+        put(f"… and {left:,} more")
+    put(
+        f"{report['executions']:,} executions, {report['rows']:,} rows, "
+        f"{report['lines']:,} log lines up to position {report['position']:,}: "
+        + (f"{report['wrong']:,} differ" if report["wrong"] else "all as they must be")
+    )
+    return not report["wrong"]
+
+
+def _done(
+    settings: Settings, kind: str, here: Callable[[Sources], Awaitable[Result]]
+) -> Result:
+    """Let the projector do it; where none is, do it here."""
+    url = settings.nats.url
+    login = settings.nats.login
+    place = Place(settings.data, None if url is None else str(url), login)
+    place.check()
+
+    async def main(held: Held) -> Result:
+        async with open_log(held) as log:
+            done = await order(log.wire, kind) if log.server is None else None
+            if done is not None:
+                return done
+            await provision(log.wire, settings)
+            return await here(sources_of(log.wire, _login(held, log)))
+
+    with hold(place, wait=BRIEFLY) as held:
+        return uvloop.run(main(held))
+
+
+def _login(held: Held, log: Log) -> Address:
+    if isinstance(held, Address):
+        return held
+    assert log.server is not None  # noqa: S101 - on a folder of our own
+    return address_of(log.server)
+
+
+async def _rebuild(file: Path, sources: Sources) -> Result:
+    with owned(file):
+        done = await build(file, sources)
+        swap(file)
+    return done._asdict()
+
+
+async def _verify(file: Path, sources: Sources) -> Result:
+    with owned(file):
+        store = await asyncio.to_thread(_open, file)
+        try:
+            return (await verify(sources, store.cursor))._asdict()
+        finally:
+            store.close()
+
+
+def _open(file: Path) -> Store:
+    if not file.exists():
+        raise NotFound(f"there is no read model {file}: wake rebuild makes it")
+    return Store.open(file)

@@ -1,0 +1,398 @@
+"""An execution that may still change, as rows: what is open, and what is done.
+
+The same rules as ``events/execution.py``, to other ends: that one knows all that
+a runner needs, this one what people ask about, and no more than fits a row. Each
+is checked against the other (``truth.py``). Following cannot fail: what happened
+cannot be refused.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from events import catalog as e
+from events.commit import Commit
+from events.execution import IN_DOUBT, NOT_RUN
+from events.names import LANES
+from projections.opened import Opened
+from projections.rows import (
+    AttemptRow,
+    CallRow,
+    ChildRow,
+    StepRow,
+)
+from projections.texts import as_json, cut, utc, utc_or_none
+
+_encode = msgspec.json.Encoder().encode
+_lanes = frozenset(LANES)
+
+
+class Live(Opened):
+    """An execution that follows its history; one method for each event."""
+
+    __slots__ = ()
+
+    def follow(self, commit: Commit, route: str, position: int) -> None:
+        """Take in the next commit."""
+        row = self.row
+        self.look_at(commit)
+        queued = row.queued_at
+        for place, fact in enumerate(commit.events):
+            new = fact.upcast()
+            _appliers[type(new)](self, new, place)
+        row.version, row.position = commit.version, position
+        row.updated_at = self.at
+        row.created_at = row.created_at or self.at
+        if route in _lanes:
+            row.queued_at = self.at
+        elif queued is not None:
+            row.queued_at = None
+
+    # ── what each event does ─────────────────────────────────────────────────
+
+    def created(self, fact: e.Created, place: int) -> None:
+        """Somebody asked for it."""
+        row, agent, parent = self.row, fact.agent, fact.parent
+        row.agent, row.model, row.on_doubt = agent.name, agent.model, agent.on_doubt
+        row.lane, row.workspace = fact.lane, fact.workspace
+        row.input = cut(fact.input)
+        row.input_size = self._size(place, "input", fact.input)
+        row.metadata = as_json(fact.metadata)
+        if parent:
+            row.parent, row.parent_call = parent.execution, parent.call_id
+            row.depth = parent.depth
+        if fact.scheduled_for:
+            self._begin_wait("start", deadline=utc(fact.scheduled_for))
+        if fact.awaited:
+            self._await(fact.awaited)
+        row.status = self._resting
+
+    def start_abandoned(self, _fact: e.StartAbandoned, _place: int) -> None:
+        """It was never created."""
+        self._end("cancelled")
+
+    def started(self, fact: e.Started, _place: int) -> None:
+        """A runner took it."""
+        row = self.row
+        self._stop(row.updated_at or self.at)
+        queued = row.queued_at
+        row.status, row.runner, row.attempt = "running", fact.runner, fact.attempt
+        row.idle_attempts += 1
+        row.running_since = self.at
+        row.started_at = row.started_at or self.at
+        self.out[AttemptRow].append(
+            AttemptRow(
+                row.eid,
+                self.commit.version,
+                fact.attempt,
+                row.user,
+                row.agent,
+                row.lane,
+                fact.runner,
+                queued,
+                (self.at - queued).total_seconds() if queued else None,
+                self.at,
+            )
+        )
+
+    def model_responded(self, fact: e.ModelResponded, place: int) -> None:
+        """The model answered."""
+        row, usage = self.row, fact.usage
+        self._leave()
+        self.said = False
+        row.steps, row.idle_attempts = fact.step, 0
+        self._spend(usage, fact.cost)
+        self.out[StepRow].append(
+            StepRow(
+                row.eid,
+                fact.step,
+                self.commit.version,
+                row.user,
+                row.agent,
+                fact.model,
+                cut(fact.text),
+                self._size(place, "text", fact.text),
+                len(fact.tool_calls),
+                usage.input,
+                usage.output,
+                usage.cache_read,
+                usage.cache_write,
+                fact.cost,
+                fact.latency_ms,
+                fact.finish_reason,
+                self.at,
+            )
+        )
+        for number, call in enumerate(fact.tool_calls, 1):
+            field = f"tool_calls/{number - 1}/arguments"
+            self.calls.append(
+                CallRow(
+                    row.eid,
+                    fact.step,
+                    number,
+                    self.commit.version,
+                    call.id,
+                    call.name,
+                    cut(call.arguments),
+                    self._size(place, field, call.arguments),
+                    "open",
+                    None,
+                    0,
+                    False,  # noqa: FBT003 - a column
+                    None,
+                    0,
+                    None,
+                    self.at,
+                    None,
+                    None,
+                )
+            )
+
+    def tool_started(self, fact: e.ToolStarted, _place: int) -> None:
+        """An irreversible tool is about to run."""
+        call = self.call(fact.call_id)
+        if call:
+            call.phase, call.attempt, call.started_at = "started", fact.attempt, self.at
+
+    def tool_completed(self, fact: e.ToolCompleted, place: int) -> None:
+        """A call came to an end."""
+        self.row.idle_attempts = 0
+        call = self.call(fact.call_id)
+        if call:
+            call.latency_ms = fact.latency_ms
+            self.close(call, fact.output, fact.outcome)
+            call.output_size = self._size(place, "output", fact.output)
+
+    def tool_in_doubt(self, fact: e.ToolInDoubt, _place: int) -> None:
+        """Nobody knows if it happened."""
+        call = self.call(fact.call_id)
+        if call and self.row.on_doubt == "ask":
+            call.phase = "in_doubt"
+        elif call:
+            self.close(call, IN_DOUBT, "in_doubt")
+
+    def tasks_planned(self, fact: e.TasksPlanned, _place: int) -> None:
+        """The todo list was replaced."""
+        self.row.tasks = as_json(fact.tasks)
+
+    def metadata_written(self, fact: e.MetadataWritten, _place: int) -> None:
+        """Notes were written; None removes one."""
+        notes = {**_noted(self.row.notes), **fact.notes}
+        self.row.notes = as_json({k: v for k, v in notes.items() if v is not None})
+
+    def input_requested(self, fact: e.InputRequested, _place: int) -> None:
+        """A person is asked."""
+        self._begin_wait(
+            "input",
+            request=fact.request,
+            ask=fact.kind,
+            question=cut(fact.question),
+            call_id=fact.call_id,
+            deadline=utc_or_none(fact.deadline),
+        )
+        call = self.call(fact.call_id)
+        if call:
+            call.phase = "asked"
+        self._rest("awaiting_input")
+
+    def input_received(self, fact: e.InputReceived, _place: int) -> None:
+        """The person answered, or the deadline did."""
+        wait = self._end_wait("input", "timed_out" if fact.timed_out else "received")
+        call = self.call(wait.call_id) if wait else None
+        if wait and call:
+            self._answer_call(call, wait.ask, fact)
+        if not fact.timed_out:
+            self._signal("input_received", _encode(fact.answer).decode())
+        self._wake()
+
+    def event_awaited(self, fact: e.EventAwaited, _place: int) -> None:
+        """It waits for something outside."""
+        self._await(fact.awaited)
+        call = self.call(fact.awaited.call_id)
+        if call:
+            call.phase = "waiting"
+        self._rest("awaiting_event")
+
+    def event_received(self, fact: e.EventReceived, _place: int) -> None:
+        """What was awaited arrived, or its deadline did, or a start came due."""
+        if fact.trigger is None and not fact.timed_out:
+            self._end_wait("start", "received")
+            self._wake()
+            return
+        outcome = "timed_out" if fact.timed_out else "received"
+        wait = self._end_wait("event", outcome, fact.trigger)
+        call = self.call(wait.call_id) if wait and wait.call_id else None
+        if call:
+            self.close(call, _told(fact), "failed" if fact.timed_out else "success")
+        elif wait and not wait.call_id:
+            self._leave()  # something was said that answers no call
+            self.said = True
+        self._wake()
+
+    def pause_requested(self, _fact: e.PauseRequested, _place: int) -> None:
+        """Its runner shall stop."""
+        self.row.pause_requested = True
+        self._signal("pause_requested")
+
+    def paused(self, _fact: e.Paused, _place: int) -> None:
+        """It rests."""
+        self._rest("paused")
+        self.row.pause_requested, self.row.paused_at = False, self.at
+        self._signal("paused")
+
+    def resumed(self, _fact: e.Resumed, _place: int) -> None:
+        """It may go on."""
+        self.row.pause_requested = False
+        if self.row.status == "paused":
+            self.row.status = self._resting
+        self._signal("resumed")
+
+    def cancel_requested(self, fact: e.CancelRequested, _place: int) -> None:
+        """Its runner shall end it."""
+        self.row.cancel_requested, self.row.cancel_reason = True, cut(fact.reason)
+        self._signal("cancel_requested", fact.reason)
+
+    def cancelled(self, fact: e.Cancelled, _place: int) -> None:
+        """Ended on request."""
+        self.row.cancel_reason = cut(fact.reason)
+        self._end("cancelled")
+        self._signal("killed" if fact.forced else "cancelled", fact.reason)
+
+    def chunk_completed(self, fact: e.ChunkCompleted, _place: int) -> None:
+        """To the back of its lane."""
+        self.row.chunk = fact.chunk
+        self._rest("pending")
+
+    def child_spawned(self, fact: e.ChildSpawned, _place: int) -> None:
+        """A subagent was asked for."""
+        self.children[fact.child] = ChildRow(
+            self.row.eid,
+            fact.child,
+            self.commit.version,
+            self.row.user,
+            fact.call_id,
+            fact.agent,
+            cut(fact.prompt),
+            "running",
+            None,
+            0,
+            None,
+            self.at,
+            None,
+        )
+        call = self.call(fact.call_id)
+        if call:
+            call.phase = "waiting"
+        self._rest("awaiting_event")
+
+    def child_finished(self, fact: e.ChildFinished, _place: int) -> None:
+        """A subagent ended."""
+        child = self.children.pop(fact.child, None)
+        if child:
+            child.status, child.summary = fact.status, cut(fact.summary) or None
+            child.tokens, child.cost = fact.usage.total, fact.cost
+            child.finished_at = self.at
+            self.out[ChildRow].append(child)
+            call = self.call(child.call_id)
+            outcome = "success" if fact.status == "completed" else "failed"
+            if call:
+                told = fact.summary or f"The subagent {fact.status}."
+                self.close(call, told, outcome)
+        self._spend(fact.usage, fact.cost, fact.unpriced)
+        if self.row.status == "awaiting_event":
+            self.row.status = self._resting
+
+    def recovered(self, fact: e.Recovered, _place: int) -> None:
+        """Its runner is gone."""
+        self._stop(self.row.updated_at or self.at)
+        self.row.status = "pending"
+        self._signal("recovered", fact.reason)
+
+    def retried(self, fact: e.Retried, _place: int) -> None:
+        """Somebody wants it to go on."""
+        row = self.row
+        row.status, row.idle_attempts = "pending", 0
+        row.completed_at = row.error = row.error_message = row.retryable = None
+        self._signal("retried", fact.reason)
+
+    def forked(self, fact: e.Forked, _place: int) -> None:
+        """All before this was copied; here the ways part."""
+        row = self.row
+        row.origin, row.origin_version = fact.source, fact.source_version
+        self._rest("pending")
+        self._drop_waits()
+        row.parent = row.parent_call = row.completed_at = None
+        row.depth, row.output, row.output_size = 0, None, 0
+        row.error = row.error_message = row.retryable = row.finish_reason = None
+        row.pause_requested = row.cancel_requested = False
+        self._leave_children()
+        if fact.model is not None:
+            row.model = fact.model
+        self._withdraw_approvals()
+        for call in self.calls:
+            if call.phase in ("asked", "waiting"):
+                call.phase = "open"
+        if fact.input is not None:
+            self._go_on_without_calls()
+        self._signal("forked", fact.input)
+
+    def _withdraw_approvals(self) -> None:
+        """An approval was for the source, and once."""
+        self.again = True
+        done = (c for c in self.out[CallRow] if isinstance(c, CallRow))
+        last = (self.row.eid, 0 if self.said else self.row.steps)
+        for call in [*self.calls, *(c for c in done if (c.eid, c.step) == last)]:
+            call.approved = False
+
+    def _leave_children(self) -> None:
+        for child in self.children.values():
+            child.status, child.finished_at = "left", self.at
+            self.out[ChildRow].append(child)
+        self.children = {}
+
+    def _go_on_without_calls(self) -> None:
+        self.said = True
+        for call in list(self.calls):
+            if call.phase in ("started", "in_doubt"):
+                self.close(call, IN_DOUBT, "in_doubt")
+            else:
+                self.close(call, NOT_RUN, "failed")
+
+    def completed(self, fact: e.Completed, place: int) -> None:
+        """It ended by itself."""
+        row = self.row
+        row.output, row.finish_reason = cut(fact.output), fact.finish_reason
+        row.output_size = self._size(place, "output", fact.output)
+        self._end("completed")
+
+    def failed(self, fact: e.Failed, _place: int) -> None:
+        """It ended by an error."""
+        row = self.row
+        row.error, row.error_message = fact.error, cut(fact.message)
+        row.retryable = fact.retryable
+        self._end("failed")
+
+    def purged(self, _fact: e.Purged, _place: int) -> None:
+        """It is about to be deleted: its rows are, see ``fold.py``."""
+
+
+def _method(kind: type[e.Event]) -> str:
+    """The method for an event, after its wire name: ``tool_started.v1``."""
+    return str(kind.__struct_config__.tag).partition(".")[0]
+
+
+_appliers: dict[type[e.Event], Callable[[Live, Any, int], None]] = {
+    kind: getattr(Live, _method(kind)) for kind in e.Event.__subclasses__()
+}
+
+
+def _noted(notes: str | None) -> dict[str, Any]:
+    noted: dict[str, Any] = msgspec.json.decode(notes) if notes else {}
+    return noted
+
+
+def _told(fact: e.EventReceived) -> str:
+    if fact.timed_out:
+        return f"No event {fact.event_type!r} arrived in time."
+    return f"Event {fact.event_type}: {_encode(fact.payload).decode()}"

@@ -1,0 +1,217 @@
+"""What of an execution may still change, as rows, and how it comes to its end."""
+
+from collections import defaultdict
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from events import catalog as e
+from events.commit import Commit
+from events.execution import IN_DOUBT
+from events.names import Key
+from events.state import FINAL
+from projections.rows import (
+    CallRow,
+    ChildRow,
+    ExecutionRow,
+    Row,
+    SignalRow,
+    WaitRow,
+)
+from projections.texts import NONE, as_json, cut, size, sizes_of, utc, utc_or_none
+
+Rows = defaultdict[type[Row], list[Row]]
+"""Rows to be written, by kind."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+def no_rows() -> Rows:
+    """Nothing to be written yet."""
+    return defaultdict(list)
+
+
+class Opened:
+    """One execution: its row, and what of it is open. ``out`` takes what is done.
+
+    ``stored`` are the kinds of which the database has rows that may change;
+    ``again`` says that rows which were done have changed: it must be folded anew.
+    """
+
+    __slots__ = (
+        "again",
+        "at",
+        "calls",
+        "children",
+        "commit",
+        "key",
+        "out",
+        "row",
+        "said",
+        "signals",
+        "sizes",
+        "stored",
+        "waits",
+    )
+
+    def __init__(self, row: ExecutionRow, out: Rows) -> None:
+        self.row, self.out = row, out
+        self.key = Key(row.user, row.execution)
+        self.calls: list[CallRow] = []
+        self.waits: dict[str, WaitRow] = {}
+        self.children: dict[str, ChildRow] = {}
+        self.stored: set[type[Row]] = set()
+        self.again = self.said = False
+
+    def look_at(self, commit: Commit) -> None:
+        """Let what is said next be said by this commit."""
+        self.commit, self.at = commit, utc(commit.at)
+        self.sizes, self.signals = sizes_of(commit), 0
+
+    @property
+    def final(self) -> bool:
+        """It has ended."""
+        return self.row.status in FINAL
+
+    def open_rows(self) -> list[Row]:
+        """All rows that may still change."""
+        return [self.row, *self.calls, *self.waits.values(), *self.children.values()]
+
+    # ── what several events do ───────────────────────────────────────────────
+
+    def _size(self, place: int, field: str, text: str) -> int:
+        known = self.sizes.get(f"/{place}/{field}") if self.sizes is not NONE else None
+        return size(text) if known is None else known
+
+    def _stop(self, until: datetime) -> None:
+        row = self.row
+        if row.running_since is not None:
+            passed = (until - row.running_since).total_seconds()
+            row.active_seconds += max(0.0, passed)
+        row.running_since = row.runner = None
+
+    def _rest(self, status: str) -> None:
+        self._stop(self.at)
+        self.row.idle_attempts, self.row.status = 0, status
+
+    def _end(self, status: str) -> None:
+        row = self.row
+        self._rest(status)
+        row.completed_at = self.at
+        row.pause_requested = row.cancel_requested = False
+        self._drop_waits()
+
+    @property
+    def _resting(self) -> str:
+        if "input" in self.waits:
+            return "awaiting_input"
+        return "awaiting_event" if "event" in self.waits or self.children else "pending"
+
+    def _wake(self) -> None:
+        if self.row.status != "paused":
+            self.row.status = self._resting
+
+    def _spend(self, usage: Any, cost: float | None, unpriced: int = 0) -> None:
+        row = self.row
+        row.input_tokens += usage.input
+        row.output_tokens += usage.output
+        row.cache_read += usage.cache_read
+        row.cache_write += usage.cache_write
+        row.cost += cost or 0.0
+        row.unpriced += unpriced + (cost is None)
+
+    def _signal(self, kind: str, detail: str | None = None) -> None:
+        self.signals += 1
+        self.out[SignalRow].append(
+            SignalRow(
+                self.row.eid,
+                self.commit.version,
+                self.signals,
+                self.row.user,
+                kind,
+                self.commit.by,
+                self.commit.cause,
+                cut(detail) if detail else None,
+                self.at,
+            )
+        )
+
+    # ── calls ────────────────────────────────────────────────────────────────
+
+    def call(self, call_id: str | None) -> CallRow | None:
+        """The open call of the last reply that has this id."""
+        if not call_id:
+            return None
+        return next((c for c in self.calls if c.call_id == call_id), None)
+
+    def close(self, call: CallRow, output: str, outcome: str = "success") -> None:
+        """End a call with what the model is told."""
+        call.phase, call.outcome, call.completed_at = "done", outcome, self.at
+        call.output, call.output_size = cut(output), size(output)
+        self.calls.remove(call)
+        self.out[CallRow].append(call)
+
+    def _leave(self) -> None:
+        """What is open of the last reply stays so: nothing leads back to it."""
+        if self.calls:
+            self.out[CallRow].extend(self.calls)
+            self.calls = []
+
+    def _answer_call(self, call: CallRow, kind: str | None, fact: Any) -> None:
+        """Let an answer close the call that asked, or open it to be run."""
+        choice = fact.answer if isinstance(fact.answer, dict) else {}
+        decision, why = choice.get("decision"), str(choice.get("reason") or "")
+        if fact.timed_out:
+            self.close(call, "Nobody answered in time.", "failed")
+        elif kind == "question":
+            self.close(call, _said(fact.answer))
+        elif decision in ("approve", "edit", "run_again"):
+            call.phase, call.approved = "open", True
+            if decision == "edit":
+                self._edit(call, _encode(choice.get("arguments")).decode())
+        elif kind == "approval":
+            self.close(call, f"Denied. {why}".strip(), "denied")
+        else:
+            self.close(call, f"{IN_DOUBT} {why}".strip(), "in_doubt")
+
+    @staticmethod
+    def _edit(call: CallRow, arguments: str) -> None:
+        call.arguments, call.arguments_size = cut(arguments), size(arguments)
+
+    # ── waits ────────────────────────────────────────────────────────────────
+
+    def _begin_wait(self, kind: str, **fields: Any) -> None:
+        self._end_wait(kind, "dropped")
+        row = self.row
+        wait = WaitRow(row.eid, self.commit.version, kind, row.user, self.at)
+        for name, value in fields.items():
+            setattr(wait, name, value)
+        self.waits[kind] = wait
+
+    def _await(self, awaited: e.Awaited) -> None:
+        self._begin_wait(
+            "event",
+            event_type=awaited.event_type,
+            filter=as_json(awaited.where),
+            after_trigger=awaited.after_trigger,
+            call_id=awaited.call_id,
+            deadline=utc_or_none(awaited.deadline),
+        )
+
+    def _end_wait(
+        self, kind: str, outcome: str, trigger: str | None = None
+    ) -> WaitRow | None:
+        wait = self.waits.pop(kind, None)
+        if wait:
+            wait.ended_at, wait.outcome, wait.trigger = self.at, outcome, trigger
+            self.out[WaitRow].append(wait)
+        return wait
+
+    def _drop_waits(self) -> None:
+        for kind in list(self.waits):
+            self._end_wait(kind, "dropped")
+
+
+def _said(answer: Any) -> str:
+    return answer if isinstance(answer, str) else _encode(answer).decode()

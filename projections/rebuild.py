@@ -1,0 +1,177 @@
+"""Rebuilding: the whole log into a new file beside the old, then one swap.
+
+The same fold and the same store as ever, from zero. Reading and folding is one
+thread's work, writing another's. What may still change is written only at the end:
+until then the new file means nothing to anybody.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import NamedTuple
+
+from events.names import EVENTS
+from events.rawlog import Extent, Raw, RawLog
+from projections.fold import BEGINNING, Fold
+from projections.store import Store
+from projections.threads import in_thread
+
+logger = logging.getLogger(__name__)
+
+BATCH = 10_000
+"""Messages folded before their rows are handed over."""
+
+AHEAD = 2
+"""Deltas that may wait to be written: more is memory, and no faster."""
+
+
+class Sources(NamedTuple):
+    """What is folded."""
+
+    events: RawLog
+    logs: RawLog
+    triggers: RawLog
+    recurring: RawLog
+
+    def named(self) -> dict[str, RawLog]:
+        """By the name of the stream, in the order in which they are folded."""
+        return dict(zip(BEGINNING, self, strict=True))
+
+    async def extents(self) -> dict[str, Extent]:
+        """Which streams these are, and how far they go; raises Unavailable."""
+        return {name: await source.extent() for name, source in self.named().items()}
+
+
+class Rebuilt(NamedTuple):
+    """What a rebuild came to."""
+
+    messages: int
+    seconds: float
+
+
+class Stopped(Exception):
+    """Whoever asked for it has gone."""
+
+
+async def rebuild(path: Path, sources: Sources) -> Rebuilt:
+    """Build the read model of ``path`` beside it; ``swap`` puts it in place.
+
+    Raises Unavailable, and Misconfigured when it cannot be written.
+    """
+    began = time.monotonic()
+    new = beside(path)
+    _remove(new)
+    extents = await sources.extents()
+    made = {name: extent.made for name, extent in extents.items()}
+    with ThreadPoolExecutor(1, "rebuild-write") as writer:
+        store = await in_thread(writer, partial(Store.create, new, made))
+        work = _Work(store, sources, extents)
+        try:
+            await work.run(writer)
+        finally:
+            store.close()
+    return Rebuilt(work.messages, time.monotonic() - began)
+
+
+def beside(path: Path) -> Path:
+    """Where the new file is built."""
+    return path.with_name(path.name + ".new")
+
+
+def swap(path: Path) -> None:
+    """Put the new file in place of the old; whenever this is cut off, one is there.
+
+    Its log of changes goes first: the old file without it is older, and whole.
+    """
+    _log_of(path).unlink(missing_ok=True)
+    os.replace(beside(path), path)  # noqa: PTH105 - says that it is atomic
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(path.name + ".wal")
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    _log_of(path).unlink(missing_ok=True)
+
+
+class _Work:
+    """One rebuild: what its threads share."""
+
+    def __init__(
+        self, store: Store, sources: Sources, extents: dict[str, Extent]
+    ) -> None:
+        self._store, self._sources, self._extents = store, sources, extents
+        self._fold = Fold(dict.fromkeys(extents, 0))
+        self._stopped = Event()
+        self._writing: deque[Future[None]] = deque()
+        self.messages = 0
+
+    async def run(self, writer: ThreadPoolExecutor) -> None:
+        """Fold all, find what was lost, and write the rest."""
+        await self._in_thread(writer)
+        for key in sorted(self._fold.lost):
+            last = self._extents[EVENTS].last
+            history = await self._sources.events.history(key, at_least=0)
+            self._fold.refold(key, [r for r in history if r.position <= last])
+        await in_thread(writer, self._finish)
+
+    async def _in_thread(self, writer: ThreadPoolExecutor) -> None:
+        task = asyncio.ensure_future(asyncio.to_thread(self._read_all, writer))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._stopped.set()
+            with contextlib.suppress(Stopped):
+                await task
+            raise
+
+    def _read_all(self, writer: ThreadPoolExecutor) -> None:
+        fold, pending = self._fold, 0
+        for name, source in self._sources.named().items():
+            extent = self._extents[name]
+            for run in self._runs(source, extent):
+                for raw in run:
+                    fold.take(name, raw)
+                pending = self._hand_over(writer, pending + len(run))
+            fold.positions[name] = extent.last
+        while self._writing:
+            self._writing.popleft().result()
+
+    def _runs(self, source: RawLog, extent: Extent) -> Iterator[list[Raw]]:
+        first = max(1, extent.first)  # of an empty stream it is 0
+        if first <= extent.last:
+            yield from source.bulk(first - 1, extent.last)
+
+    def _hand_over(self, writer: ThreadPoolExecutor, pending: int) -> int:
+        """Let the other thread write, once it is worth it; returns what is left."""
+        if self._stopped.is_set():
+            raise Stopped
+        if pending < BATCH:
+            return pending
+        self.messages += pending
+        while len(self._writing) >= AHEAD:
+            self._writing.popleft().result()
+        delta = self._fold.drain(hot=False)
+        self._writing.append(writer.submit(self._store.commit, delta))
+        return 0
+
+    def _finish(self) -> None:
+        delta = self._fold.drain()
+        self.messages += delta.messages
+        self._store.commit(delta)
+        self._store.pack()

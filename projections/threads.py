@@ -1,0 +1,21 @@
+"""Work in threads, from an event loop that must not wait."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def in_thread(executor: Executor, work: Callable[[], T]) -> T:
+    """Do work in a thread. Who is cancelled waits for its end: it is brief.
+
+    So nothing of ours is still at work when whoever asked for it has gone.
+    """
+    future = asyncio.get_running_loop().run_in_executor(executor, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        raise

@@ -1,9 +1,7 @@
 """The read model: its service, ``wake rebuild`` and ``wake verify --read-model``."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import uvloop
 
 from events.bulk import Login
-from events.errors import NotFound, WakeError
+from events.errors import NotFound
 from events.logstream import JetStreamLogbook
 from events.rawstream import all_streams
 from events.tablestream import JetStreamTimetable
@@ -19,7 +17,6 @@ from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
 from gateway.address import Address
 from gateway.composition import BRIEFLY, Held, Log, Place, address_of, hold, open_log
-from gateway.exits import cause_of
 from gateway.output import put, put_json
 from gateway.settings import Settings
 from projections.orders import Orders, order
@@ -30,12 +27,7 @@ from projections.sole import owned
 from projections.store import Store
 from projections.verify import verify
 
-logger = logging.getLogger(__name__)
-
 Result = dict[str, Any]
-
-AGAIN = 5.0
-"""Seconds until it is tried again: a disk may have room, a file be rebuilt."""
 
 
 def sources_of(wire: Wire, login: Address) -> Sources:
@@ -53,48 +45,26 @@ async def provision(wire: Wire, settings: Settings) -> None:
 
 
 class Viewing:
-    """The projector as a service, with its orders.
+    """The projector as a service, with its orders. Ask ``projector``.
 
-    ``patient`` is for where it is not alone: what shows things ends nothing else. It
-    says what ended it, and begins again when that may be over. Ask ``projector``.
+    ``patient`` is for where it is not alone: what shows things ends nothing else.
     """
 
     def __init__(
         self, wire: Wire, login: Address, file: Path, *, patient: bool
     ) -> None:
-        self._wire, self._file, self._patient = wire, file, patient
-        self._sources = sources_of(wire, login)
-        self._stopping = asyncio.Event()
-        self.projector = Projector(file, self._sources)
+        self._wire = wire
+        self.projector = Projector(file, sources_of(wire, login), patient=patient)
 
     async def run(self) -> None:
-        """Serve until ``stop``; if it is not patient, raises WakeError."""
-        said = ""
-        while not self._stopping.is_set():
-            try:
-                await self._serve()
-            except (WakeError, ExceptionGroup) as error:
-                cause = cause_of(error)
-                if not self._patient or not isinstance(cause, WakeError):
-                    raise
-                if said != (said := str(cause)):
-                    logger.error("nothing can be asked of the read model: %s", said)  # noqa: TRY400 - in one line
-            with suppress(TimeoutError):
-                async with asyncio.timeout(AGAIN):
-                    await self._stopping.wait()
-
-    async def _serve(self) -> None:
-        projector = self.projector = Projector(self._file, self._sources)
-        if self._stopping.is_set():
-            return
+        """Serve until ``stop``; raises WakeError (in a group)."""
         async with asyncio.TaskGroup() as group:
-            orders = group.create_task(Orders(self._wire, projector).serve())
-            await projector.run()
+            orders = group.create_task(Orders(self._wire, self.projector).serve())
+            await self.projector.run()
             orders.cancel()
 
     async def stop(self) -> None:
         """End in order."""
-        self._stopping.set()
         await self.projector.stop()
 
 

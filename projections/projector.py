@@ -9,11 +9,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
-from events.errors import NotAllowedNow, Unavailable
+from events.errors import FolderInUse, NotAllowedNow, Unavailable, WakeError
 from events.names import EVENTS, Key
 from events.rawlog import Extent, Raw
 from projections.fold import BEGINNING, Fold
@@ -33,6 +33,9 @@ INTERVAL = 0.05
 BATCH = 10_000
 """Messages that are not made to wait for that, and the most in one transaction."""
 
+AGAIN = 5.0
+"""Seconds until what could not be done is tried again."""
+
 PAUSE = 0.5
 """Seconds until a server that is away is asked again."""
 
@@ -44,16 +47,24 @@ class Projector:
     """Owns the read model at ``path``; ``run`` it, and ``ask``."""
 
     def __init__(
-        self, path: Path, sources: Sources, *, interval: float = INTERVAL
+        self,
+        path: Path,
+        sources: Sources,
+        *,
+        interval: float = INTERVAL,
+        patient: bool = False,
     ) -> None:
-        self._path, self._sources, self._interval = path, sources, interval
+        self._path, self._sources = path, sources
+        self._interval, self._patient = interval, patient
         self._store: Store | None = None
         self._fold: Fold | None = None
         self._stopping = asyncio.Event()
         self._replaced = asyncio.Event()
         self._swapped = asyncio.Event()
         self._moved = asyncio.Condition()
-        self._rebuilding = False
+        self._building = asyncio.Lock()
+        self._owner = False
+        self._problem = ""
         self.positions: dict[str, int] = dict(BEGINNING)
         self.readers = Readers(self._cursor)
 
@@ -63,26 +74,61 @@ class Projector:
         """Follow the log until ``stop``.
 
         Raises Misconfigured when the file cannot be used or written any more, and
-        Unavailable when the log is out of reach: begin again later.
+        Unavailable when the log is out of reach. If it is patient it says so, and
+        begins again when that may be over: a disk has room, a file was rebuilt.
         """
-        async with AsyncExitStack() as stack:
-            stack.enter_context(owned(self._path))
-            writer = stack.enter_context(ThreadPoolExecutor(1, "projector"))
-            stack.callback(self.readers.close)
+        with ThreadPoolExecutor(1, "projector") as writer, closing(self.readers):
             while not self._stopping.is_set():
                 try:
-                    await self._opened(writer)
-                    if self._store is not None:
-                        await self._serve(writer)
-                except ExceptionGroup as errors:  # the first ended the others
-                    raise errors.exceptions[0] from errors
-                finally:
-                    self.readers.interrupt()
-                    await in_thread(writer, self._close)
+                    with owned(self._path):
+                        await self._keep(writer)
+                except FolderInUse as error:
+                    await self._bear(error)
+
+    async def _keep(self, writer: ThreadPoolExecutor) -> None:
+        """Keep the file as long as it is ours."""
+        self._owner = True
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await self._once(writer)
+                except WakeError as error:
+                    await self._bear(error)
                 if self._replaced.is_set():
                     self._replaced.clear()
                     swap(self._path)
                     self._swapped.set()
+        finally:
+            self._owner = False
+
+    async def _once(self, writer: ThreadPoolExecutor) -> None:
+        """Open the file and follow the log, until something ends that."""
+        try:
+            await self._opened(writer)
+            if self._store is not None:
+                self._problem = ""
+                await self._serve(writer)
+        except ExceptionGroup as errors:  # the first ended the others
+            raise errors.exceptions[0] from errors
+        finally:
+            self.readers.interrupt()
+            await in_thread(writer, self._close)
+
+    async def _bear(self, error: WakeError) -> None:
+        """Say what is wrong, once, and wait until that may be over; or raise it."""
+        if not self._patient:
+            raise error
+        if self._problem != str(error):
+            self._problem = str(error)
+            logger.error("nothing can be asked of the read model: %s", error)
+        events = (self._stopping, self._replaced)
+        waiting = [asyncio.ensure_future(event.wait()) for event in events]
+        try:
+            await asyncio.wait(waiting, timeout=AGAIN, return_when="FIRST_COMPLETED")
+        finally:
+            for one in waiting:
+                one.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     async def stop(self) -> None:
         """End in order; what has come is written first."""
@@ -106,11 +152,12 @@ class Projector:
         """Open the file; one that is missing or means nothing any more is rebuilt."""
         store = await self._usable(writer)
         if store is None:
-            done = await rebuild(self._path, self._sources)
+            async with self._building:
+                done = await rebuild(self._path, self._sources)
+                swap(self._path)
             logger.info(
                 "read model built: %s messages, %.1f s", done.messages, done.seconds
             )
-            swap(self._path)
             store = await in_thread(writer, partial(Store.open, self._path))
         try:
             checkpoints = await in_thread(writer, store.checkpoints)
@@ -245,19 +292,19 @@ class Projector:
     async def rebuild(self) -> Rebuilt:
         """Build it anew while the old one is asked, then put the new one in place.
 
-        Raises NotAllowedNow while that is done already.
+        Also when the old one is no good. Raises NotAllowedNow while that is done
+        already, and FolderInUse if it is another process's.
         """
-        if self._rebuilding:
-            raise NotAllowedNow("the read model is being rebuilt already")
-        self._rebuilding = True
-        try:
+        if self._building.locked():
+            raise NotAllowedNow("the read model is being built already")
+        if not self._owner:
+            raise FolderInUse(f"the read model {self._path} is not this process's")
+        async with self._building:
             done = await rebuild(self._path, self._sources)
             self._swapped.clear()
             self._replaced.set()
             await self._swapped.wait()
-            return done
-        finally:
-            self._rebuilding = False
+        return done
 
     async def verify(self) -> Report:
         """Fold the log anew, and compare every row; raises WakeError."""
@@ -266,6 +313,8 @@ class Projector:
     def _cursor(self) -> Cursor:
         """Open a cursor; raises Unavailable while there is nothing to ask."""
         store = self._store
+        if store is None and self._problem:
+            raise Unavailable(f"the read model cannot be asked: {self._problem}")
         if store is None:
             raise Unavailable("the read model is being built: ask again later")
         return store.cursor()

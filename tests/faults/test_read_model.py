@@ -42,30 +42,56 @@ async def wire(own_log: JetStreamLog) -> Wire:
     return wire
 
 
+class Life:
+    """A projector as a process; ``at`` is how far it said that it was."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._at = -1
+
+    @classmethod
+    async def begin(cls, server: NatsServer, file: Path) -> "Life":
+        """Start one."""
+        return cls(
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, str(PROCESS), server.url, str(file)),
+                stdout=asyncio.subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        )
+
+    async def reached(self, position: int) -> None:
+        """Wait until all up to a position is committed."""
+        assert self._process.stdout
+        while self._at < position:
+            said = (await self._process.stdout.readline()).split()
+            assert said, "it ended by itself"
+            self._at = int(said[1]) if said[0] == b"at" else -1
+
+    async def end(self) -> None:
+        """Kill it."""
+        self._process.kill()
+        await self._process.wait()
+
+
 async def one_life(
-    server: NatsServer, wire: Wire, file: Path, chance: Random, piece: "list[Commit]"
-) -> str:
-    """Let a projector follow for a moment, and kill it; returns what it had said."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(PROCESS), server.url, str(file)),
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert process.stdout
-    said = await process.stdout.readline()
-    early = chance.random() < 0.2
+    life: Life, wire: Wire, chance: Random, piece: "list[Commit]", *, early: bool
+) -> None:
+    """Let it live for a while, and kill it at any moment.
+
+    ``early``: maybe before it serves. Else it is seen to come on now and then.
+    """
     if not early:
-        said += await process.stdout.readline()
+        await life.reached(0)
     while piece:
         subject, body = piece.pop(0)
-        await wire.client.jetstream().publish(subject, body)
-        if chance.random() < 0.1:
-            await asyncio.sleep(chance.choice([0.0, 0.005, 0.02]))
-        if early and chance.random() < 0.05:
+        ack = await wire.client.jetstream().publish(subject, body)
+        if not early and chance.random() < 0.1:
+            await life.reached(ack.seq)
+        if chance.random() < 0.03:
             break
-    process.kill()
-    await process.wait()
-    return said.decode()
+    await asyncio.sleep(chance.choice([0.0, 0.001, 0.003, 0.01, 0.03]))
+    await life.end()
 
 
 def position_of(file: Path) -> int:
@@ -87,7 +113,7 @@ def copied(file: Path, to: Path) -> Path:
     return to / file.name
 
 
-@pytest.mark.timeout(by_form(120, 1800))
+@pytest.mark.timeout(by_form(600, 3600))
 async def test_killed_at_any_moment(
     own_server: NatsServer, wire: Wire, tmp_path: Path
 ) -> None:
@@ -99,7 +125,9 @@ async def test_killed_at_any_moment(
     compared, positions, piece = 0, set[int](), list[Commit]()
     for _ in range(KILLS):
         piece += islice(commits, PIECE - len(piece))
-        await one_life(own_server, wire, file, chance, piece)
+        early = compared > 0 and chance.random() < 0.2
+        life = await Life.begin(own_server, file)
+        await one_life(life, wire, chance, piece, early=early)
         if file.exists():
             copy = copied(file, tmp_path / "copy")
             position = position_of(copy)
@@ -109,8 +137,8 @@ async def test_killed_at_any_moment(
             compared += 1
         if chance.random() < 0.05:
             file.unlink(missing_ok=True)  # then the next one builds it
-    assert compared >= KILLS * 0.9
-    assert len(positions) >= compared // 3, "it came on between the kills"
+    assert compared >= KILLS * 0.7
+    assert len(positions) >= compared // 4, "it came on between the kills"
 
 
 def _all(log: JetStreamRawLog, upto: int) -> list[Raw]:

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 from histories import Story
-from readmodels import Logs, append, ask, drift, projecting, raws
+from readmodels import Logs, append, ask, drift, projecting, raws, settled
 
 from events.errors import Misconfigured
 from events.names import Key
@@ -31,7 +31,8 @@ async def made(model: Path) -> Logs:
     story = Story(Key("ada", "one"))
     story.running()
     async with projecting(model, logs) as projector:
-        await projector.reached(await append(logs, story))
+        await append(logs, story)
+        await settled(projector)
     return logs
 
 
@@ -106,7 +107,7 @@ import asyncio, resource, signal, sys
 from pathlib import Path
 from histories import Story
 from lifelike import interleaved
-from readmodels import Logs
+from readmodels import Logs, settled
 from events.errors import Misconfigured
 from projections.projector import Projector
 
@@ -135,6 +136,7 @@ except* Misconfigured as errors:
 """
 
 
+@pytest.mark.timeout(600)
 async def test_a_full_disk_is_said_and_leaves_no_half_rows(model: Path) -> None:
     """The projector stops; what is in the file is the fold up to its position.
 
@@ -142,12 +144,12 @@ async def test_a_full_disk_is_said_and_leaves_no_half_rows(model: Path) -> None:
     """
     ended = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-c", FULL, str(model), "200000"],
+        [sys.executable, "-c", FULL, str(model), "60000"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
-        timeout=100,
+        timeout=500,
     )
     assert "the disk is full" in ended.stdout, ended.stdout + ended.stderr
     assert str(model) in ended.stdout

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from histories import Story, call
-from readmodels import Logs, append, ask, drift, projecting, raws, verified
+from readmodels import Logs, append, ask, drift, projecting, raws, settled, verified
 
 from events.catalog import ModelResponded
 from events.commit import GENESIS, Commit, seal
@@ -60,7 +60,8 @@ async def test_poison_is_put_aside(model: Path, body: bytes) -> None:
     async with projecting(model, logs) as projector:
         await append(logs, bad)
         position = logs.events.add("events.ada.bad.log", body)
-        await projector.reached(await append(logs, good()))
+        await append(logs, good())
+        await settled(projector)
         letters = await ask(
             projector, 'SELECT position, "user", execution, reason FROM dead_letters'
         )
@@ -86,13 +87,13 @@ async def test_what_follows_poison_is_put_aside_too(model: Path) -> None:
     bad.respond(call("a"))
     body = bad.log[-1].body.replace(b'"version":3', b'"version":4')
     async with projecting(model, logs) as projector:
-        position = logs.events.add("events.ada.bad.log", body)
+        logs.events.add("events.ada.bad.log", body)
         await logs.events.stir()
-        await projector.reached(position)
+        await settled(projector)
     async with projecting(model, logs) as projector:
-        position = logs.events.add("events.ada.bad.log", body)
+        logs.events.add("events.ada.bad.log", body)
         await logs.events.stir()
-        await projector.reached(position)
+        await settled(projector)
         found = await ask(projector, "SELECT count(*) FROM dead_letters")
         assert found == [(3,)]
         found = await ask(projector, "SELECT version FROM executions")
@@ -108,7 +109,8 @@ async def test_poison_of_nobody(model: Path, version: int) -> None:
     for recorded in strange.log[1:]:
         logs.events.add("events.ada.headless.log", recorded.body)
     async with projecting(model, logs) as projector:
-        await projector.reached(await append(logs, good()))
+        await append(logs, good())
+        await settled(projector)
         found = await ask(projector, "SELECT execution FROM executions")
         assert found == [("good",)]
         found = await ask(projector, "SELECT count(*) FROM dead_letters")
@@ -122,7 +124,8 @@ async def test_subjects_that_are_no_commits(model: Path) -> None:
     for subject in ("events.x", "events.a.b.c.d", "events.", "events.ada.bad"):
         logs.events.add(subject, b"{}")
     async with projecting(model, logs) as projector:
-        await projector.reached(await append(logs, good()))
+        await append(logs, good())
+        await settled(projector)
         found = await ask(projector, "SELECT subject FROM dead_letters ORDER BY 1")
     assert len(found) == 4
     assert drift(model, raws(logs.events)[4:]) == []
@@ -158,9 +161,9 @@ async def test_numbers_that_fit_no_column(model: Path) -> None:
     )
     _, body = seal(new, KEY, bad.log[-1].commit.chain or GENESIS)
     async with projecting(model, logs) as projector:
-        position = logs.events.add("events.ada.bad.log", body)
+        logs.events.add("events.ada.bad.log", body)
         await logs.events.stir()
-        await projector.reached(position)
+        await settled(projector)
         found = await ask(projector, "SELECT input_tokens FROM steps")
         assert found == [(2**31 - 1,)] * 2
         found = await ask(projector, "SELECT output_tokens FROM executions")
@@ -187,10 +190,10 @@ async def test_a_lost_commit(model: Path) -> None:
     bad = running()
     bad.respond(call("a"))
     bad.finish("a")
-    position = await append(logs, bad)
+    await append(logs, bad)
     logs.events.delete(3)
     async with projecting(model, logs) as projector:
-        await projector.reached(position)
+        await settled(projector)
         found = await ask(projector, "SELECT version, problem FROM executions")
     assert found[0][0] == 2
     assert "version 4 follows 2" in found[0][1]

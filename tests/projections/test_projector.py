@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,28 @@ import msgspec
 import pytest
 from histories import Story, call
 from lifelike import interleaved
-from readmodels import Logs, append, ask, drift, projecting, raws, verified
+from readmodels import (
+    PATIENCE,
+    Logs,
+    append,
+    ask,
+    drift,
+    projecting,
+    raws,
+    settled,
+    verified,
+)
 
 from events import cloudevents
 from events.commands import Retry
 from events.errors import FolderInUse, Unavailable
 from events.messages import Usage
-from events.names import EVENTS, RECURRING, Key
+from events.names import EVENTS, Key
 from events.rawlog import Raw
 from events.timetable import Definition, Ran
 from events.triggers import Posted
 from projections.fold import ENDED
-from projections.projector import INTERVAL, Projector
+from projections.projector import Projector
 
 
 @pytest.fixture
@@ -54,31 +64,32 @@ async def test_what_was_appended_can_be_asked_for(model: Path) -> None:
     async with projecting(model, logs) as projector:
         story = Story(Key("ada", "one"))
         story.running()
-        await projector.reached(await append(logs, story))
+        await append(logs, story)
+        await settled(projector)
         found = await ask(projector, 'SELECT "user", status FROM executions')
         assert found == [("ada", "running")]
         story.respond(text="Done.")
-        await projector.reached(await append(logs, story))
+        await append(logs, story)
+        await settled(projector)
         found = await ask(projector, "SELECT status, output FROM executions")
         assert found == [("completed", "Done.")]
     assert drift(model, raws(logs.events)) == []
 
 
-async def test_a_single_event_is_there_at_once(model: Path) -> None:
-    """One that comes alone is not made to wait for others: it takes what it takes."""
+async def test_one_that_comes_alone_is_not_made_to_wait(model: Path) -> None:
+    """Only what comes right after a transaction waits for others."""
     logs = Logs.empty()
     story = Story(Key("ada", "one"))
     story.running()
-    times = []
-    async with projecting(model, logs) as projector:
-        for _ in range(15):
-            story.respond(call("a"))
-            story.finish("a")
-            began = time.perf_counter()
-            await projector.reached(await append(logs, story))
-            times.append(time.perf_counter() - began)
-            await asyncio.sleep(0.06)  # wait-for: the interval to pass
-    assert min(times) < INTERVAL
+    patient = partial(Projector, interval=3_600)
+    async with projecting(model, logs, patient) as projector:
+        position = await append(logs, story)
+        await projector.reached(position, seconds=PATIENCE)
+        story.respond(text="Done.")
+        position = await append(logs, story)
+        with pytest.raises(Unavailable):
+            await projector.reached(position, seconds=0.1)
+    assert drift(model, raws(logs.events)) == [], "at the end it is written, too"
 
 
 async def test_a_flood_is_written_in_few_pieces(model: Path) -> None:
@@ -93,9 +104,9 @@ async def test_a_flood_is_written_in_few_pieces(model: Path) -> None:
 
     async with projecting(model, logs, Counted) as projector:
         for subject, body in interleaved(3, 40):
-            position = logs.events.add(subject, body)  # type: ignore[attr-defined]
+            logs.events.add(subject, body)  # type: ignore[attr-defined]
         await logs.events.stir()  # type: ignore[attr-defined]
-        await projector.reached(position, seconds=30)
+        await settled(projector)
     assert len(commits) < 5
     assert drift(model, raws(logs.events)) == []
 
@@ -107,9 +118,9 @@ async def test_a_restart_goes_on_where_it_ended(model: Path) -> None:
     for start in range(0, len(commits), 97):
         async with projecting(model, logs) as projector:
             for subject, body in commits[start : start + 97]:
-                position = logs.events.add(subject, body)  # type: ignore[attr-defined]
+                logs.events.add(subject, body)  # type: ignore[attr-defined]
             await logs.events.stir()  # type: ignore[attr-defined]
-            await projector.reached(position, seconds=30)
+            await settled(projector)
         assert drift(model, raws(logs.events)) == []
 
 
@@ -124,14 +135,15 @@ async def test_who_comes_back_after_its_end_is_folded_anew(model: Path) -> None:
     async with projecting(model, logs) as projector:
         await append(logs, failed)
         for number in range(ENDED):
-            position = await append(logs, told(f"other-{number}"))
-        await projector.reached(position, seconds=60)
+            await append(logs, told(f"other-{number}"))
+        await settled(projector)
         found = await ask(projector, "SELECT count(*) FROM executions_done")
         assert found[0][0] >= ENDED
         failed.command(Retry(reason="again"))
         failed.begin()
         failed.respond(text="Now it went well.")
-        await projector.reached(await append(logs, failed))
+        await append(logs, failed)
+        await settled(projector)
         sql = "SELECT status, steps, output FROM executions WHERE execution = 'failed'"
         assert await ask(projector, sql) == [("completed", 2, "Now it went well.")]
     assert drift(model, raws(logs.events)) == []
@@ -147,7 +159,8 @@ async def test_what_is_deleted_has_no_rows(model: Path) -> None:
             logs.line(story.key, "model.responded", "it answered")
         await logs.logs.stir()  # type: ignore[attr-defined]
         gone.do(lambda x: x.purge("old"))
-        await projector.reached(await append(logs, gone))
+        await append(logs, gone)
+        await settled(projector)
         counts = [
             await ask(projector, f"SELECT count(*), min(eid) FROM {table}")  # noqa: S608
             for table in ("executions", "steps", "tool_calls", "attempts")
@@ -164,10 +177,9 @@ async def test_log_lines_are_rows_as_long_as_the_stream_has_them(model: Path) ->
     logs = Logs.empty()
     async with projecting(model, logs) as projector:
         for number in range(5):
-            position = logs.line(Key("ada", "one"), "tool.completed", f"line {number}")
+            logs.line(Key("ada", "one"), "tool.completed", f"line {number}")
         await logs.logs.stir()  # type: ignore[attr-defined]
-        while projector.positions["LOGS"] < position:  # noqa: ASYNC110 - a test's wait
-            await asyncio.sleep(0.005)
+        await settled(projector)
         found = await ask(projector, "SELECT id, level, message, context FROM logs")
         assert found[1] == (2, "info", "line 1", '{"n":1}')
     for number in (1, 2, 3):
@@ -204,16 +216,16 @@ async def test_a_rebuild_on_order_gives_the_same_rows(model: Path) -> None:
     half = len(commits) // 2
     async with projecting(model, logs) as projector:
         for subject, body in commits[:half]:
-            position = logs.events.add(subject, body)  # type: ignore[attr-defined]
+            logs.events.add(subject, body)  # type: ignore[attr-defined]
         await logs.events.stir()  # type: ignore[attr-defined]
-        await projector.reached(position, seconds=30)
+        await settled(projector)
         before = inode(model)
         building = asyncio.create_task(projector.rebuild())
         for subject, body in commits[half:]:
-            position = logs.events.add(subject, body)  # type: ignore[attr-defined]
+            logs.events.add(subject, body)  # type: ignore[attr-defined]
         await logs.events.stir()  # type: ignore[attr-defined]
         done = await building
-        await projector.reached(position, seconds=30)
+        await settled(projector)
         assert done.messages >= half
     assert inode(model) != before
     assert [p.name for p in model.parent.iterdir() if p.suffix == ".new"] == []
@@ -306,10 +318,9 @@ async def test_schedules_are_as_they_were_last_defined(model: Path) -> None:
     ]
     for part, body, row in parts:
         async with projecting(model, logs) as projector:
-            position = logs.recurring.add(f"recurring.ada.daily.{part}", body)
+            logs.recurring.add(f"recurring.ada.daily.{part}", body)
             await logs.recurring.stir()
-            while projector.positions[RECURRING] < position:  # noqa: ASYNC110 - a test's wait
-                await asyncio.sleep(0.002)
+            await settled(projector)
             assert await ask(projector, sql) == ([row] if row else [])
         assert (await verified(model, logs)).differences == []
 

@@ -7,7 +7,7 @@ import duckdb
 import pytest
 from histories import Story
 from lifelike import interleaved
-from readmodels import Logs, append, projecting, verified
+from readmodels import Logs, append, projecting, settled, verified
 
 from events.names import Key
 from projections import verify as verification
@@ -150,6 +150,7 @@ async def test_while_it_goes_on(kept: tuple[Path, Logs]) -> None:
         story = Story(Key("ada", "late"))
         story.running()
         report = await projector.verify()
-        await projector.reached(await append(logs, story))
+        await append(logs, story)
+        await settled(projector)
         assert report.wrong == 0
         assert (await projector.verify()).executions == report.executions + 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from histories import Story, call
-from readmodels import Logs, append, ask, projecting
+from readmodels import Logs, append, ask, projecting, settled
 
 from events import catalog as e
 from events.commands import Cancel
@@ -21,11 +21,10 @@ NOW = datetime.now(UTC)
 async def projector(tmp_path: Path) -> AsyncIterator[Projector]:
     """A projector on the histories below."""
     logs = Logs.empty()
-    position = 0
     for story in _stories():
-        position = await append(logs, story)
+        await append(logs, story)
     async with projecting(tmp_path / "readmodel.duckdb", logs) as projector:
-        await projector.reached(position)
+        await settled(projector)
         yield projector
 
 

@@ -5,23 +5,29 @@ import sys
 from pathlib import Path
 
 from events.bulk import Login
+from events.names import EVENTS
 from events.rawstream import all_streams
 from events.wire import Wire
 from projections.projector import Projector
 from projections.rebuild import Sources
 
 
+class Telling(Projector):
+    """Says how far it is, after each transaction."""
+
+    async def _tell(self, positions: dict[str, int]) -> None:
+        await super()._tell(positions)
+        tell(f"at {positions[EVENTS]}")
+
+
 async def main(url: str, file: str) -> None:
     """Serve until killed; say so when it begins."""
     wire, login = await Wire.connect(url), Login(url)
     sources = Sources(*all_streams(wire, login))
-    projector = Projector(Path(file), sources, interval=0.01)
+    projector = Telling(Path(file), sources, interval=0.01)
     async with asyncio.TaskGroup() as group:
         group.create_task(projector.run())
         tell("begun")
-        while projector._store is None:  # noqa: ASYNC110 - once, at the start
-            await asyncio.sleep(0.001)
-        tell("serving")
 
 
 def tell(what: str) -> None:

@@ -22,6 +22,9 @@ from projections.store import Answer, Store
 from projections.truth import truth_of
 from projections.verify import Report, verify
 
+PATIENCE = 60.0
+"""Seconds that a test waits for what takes milliseconds when nothing else runs."""
+
 
 class Logs(Sources):
     """Both streams in memory."""
@@ -89,8 +92,17 @@ async def projecting(
 
 async def ask(projector: Projector, sql: str, *values: Any) -> list[tuple[Any, ...]]:
     """Ask for all rows."""
-    answer: Answer = await projector.ask(Question(sql=sql, values=values))
+    question = Question(sql=sql, values=values, seconds=PATIENCE)
+    answer: Answer = await projector.ask(question)
     return answer.rows
+
+
+async def settled(projector: Projector) -> None:
+    """Wait until all that the streams have is in the model."""
+    extents = await projector._sources.extents()
+    last = {name: extent.last for name, extent in extents.items()}
+    while projector.positions != last:  # noqa: ASYNC110 - a test's wait
+        await asyncio.sleep(0.002)
 
 
 def stored_rows(path: Path) -> dict[Key, dict[type[Row], list[Row]]]:

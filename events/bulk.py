@@ -31,14 +31,14 @@ AHEAD = 2
 SILENCE = 15.0
 """Seconds without a word after which the server is given up."""
 
-CHUNK = 1024 * 1024
+CHUNK = 256 * 1024
 """Bytes read from the socket at a time."""
 
 SERVED = (b"MaxBytes", b"Batch Completed")
 """What a request that was served ends with; anything else ends it all."""
 
-SHORT_ACK = 8
-"""Dots in the older form of an ack subject; the newer ends in one token more."""
+LONG_ACK = 11
+"""Words of an ack subject in its newer form, which has two more in the middle."""
 
 
 class Login(NamedTuple):
@@ -59,7 +59,7 @@ class BulkReader:
         self._consumer = f"bulk-{secrets.token_hex(8)}"
         self._stream = ""
         self._open: dict[bytes, int] = {}
-        self._asked = 0
+        self._asked = self._taken = self._left = 0
 
     @classmethod
     def connect(cls, login: Login) -> Self:
@@ -126,11 +126,10 @@ class BulkReader:
         """Give all messages beyond ``after``, up to ``upto``; raises Unavailable."""
         self._stream = stream
         try:
-            left = self._begin(subjects, after)
-            expected = 1
-            while left:
+            self._left = self._begin(subjects, after)
+            while self._left:
                 self._top_up()
-                run, expected, left = self._take(expected, left)
+                run = self._take()
                 if run and run[-1].position >= upto:
                     yield [raw for raw in run if raw.position <= upto]
                     return
@@ -186,48 +185,47 @@ class BulkReader:
             self._ask_api(subject, msgspec.json.encode(body), str(self._asked))
             self._open[reply.encode()] = BATCH
 
-    def _take(self, expected: int, left: int) -> tuple[list[Raw], int, int]:
+    def _take(self) -> list[Raw]:
         """Read what the socket has, as far as it is whole."""
-        buffer, run, place = self._more(), [], 0
-        while True:
-            end = buffer.find(b"\r\n", place)
-            if end < 0:
-                break
+        buffer, run, place, reply = self._more(), [], 0, b""
+        find, size, number = buffer.find, len(buffer), self._taken
+        while (end := find(b"\r\n", place)) >= 0:
             words = buffer[place:end].split(b" ")
-            if words[0] not in (b"MSG", b"HMSG"):
+            kind = words[0]
+            if kind not in _DELIVERIES:
                 self._control(buffer[place:end])
                 place = end + 2
                 continue
-            total = int(words[-1])
-            following = end + 2 + total + 2
-            if len(buffer) < following:
+            start, head = end + 2, int(words[-2]) if kind == b"HMSG" else 0
+            stop = start + int(words[-1])
+            if stop + 2 > size:
                 break
-            head = int(words[-2]) if words[0] == b"HMSG" else 0
-            reply = words[3] if len(words) == 5 + (words[0] == b"HMSG") else b""
-            if reply.startswith(b"$JS.ACK"):
-                position, number, left = _delivery(reply)
-                if number != expected:
-                    raise Unavailable(f"message {expected} of the log was lost")
-                expected += 1
-                body = buffer[end + 2 + head : end + 2 + total]
-                subject = words[1].decode(errors="backslashreplace")
-                run.append(_make(Raw, (position, subject, body)))
-                self._count()
-            else:
-                self._over(words[1], buffer[end + 2 : end + 2 + head])
-            place = following
-            if not left:
-                break
+            place = stop + 2
+            if len(words) != _DELIVERIES[kind]:
+                self._over(words[1], buffer[start : start + head])
+                continue
+            number, reply = number + 1, words[3]
+            ack = reply.split(b".")
+            first = 5 if len(ack) < LONG_ACK else 7
+            if int(ack[first + 1]) != number:
+                raise Unavailable(f"message {number} of the log was lost")
+            subject = words[1].decode(errors="backslashreplace")
+            body = buffer[start + head : stop]
+            run.append(_make(Raw, (int(ack[first]), subject, body)))
         self._buffer = buffer[place:]
-        return run, expected, left
+        if run:
+            self._count(number - self._taken)
+            self._taken, self._left = number, _pending(reply)
+        return run
 
-    def _count(self) -> None:
-        """One of what was asked for is here; requests are served in their order."""
-        first = next(iter(self._open), None)
-        if first is not None:
-            self._open[first] -= 1
-            if not self._open[first]:
-                del self._open[first]
+    def _count(self, taken: int) -> None:
+        """So many of what was asked for are here; requests are served in order."""
+        for reply in list(self._open):
+            served = min(taken, self._open[reply])
+            self._open[reply] -= served
+            taken -= served
+            if not self._open[reply]:
+                del self._open[reply]
 
     def _over(self, reply: bytes, head: bytes) -> None:
         """A request is over before all that it asked for has come."""
@@ -273,9 +271,11 @@ class BulkReader:
 _make: Any = tuple.__new__
 """A named tuple's own way takes three times as long."""
 
+_DELIVERIES = {b"MSG": 5, b"HMSG": 6}
+"""How a message begins, and of how many words the line is that has a reply."""
 
-def _delivery(reply: bytes) -> tuple[int, int, int]:
-    """Position, number and how many are left, of an ack subject (NATS ADR-15)."""
-    extra = 0 if reply.count(b".") == SHORT_ACK else 1
-    parts: list[Any] = reply.rsplit(b".", 4 + extra)
-    return int(parts[1]), int(parts[2]), int(parts[4])
+
+def _pending(reply: bytes) -> int:
+    """How many are left after a delivery, as its ack subject says (NATS ADR-15)."""
+    ack = reply.split(b".")
+    return int(ack[8 if len(ack) < LONG_ACK else 10])

@@ -22,7 +22,7 @@ from projections.rows import (
     ChildRow,
     StepRow,
 )
-from projections.texts import as_json, cut, utc, utc_or_none
+from projections.texts import NONE, as_json, cut, size, utc, utc_or_none
 
 _encode = msgspec.json.Encoder().encode
 _lanes = frozenset(LANES)
@@ -35,17 +35,15 @@ class Live(Opened):
 
     def follow(self, commit: Commit, route: str, position: int) -> None:
         """Take in the next commit."""
-        row = self.row
-        self.look_at(commit)
+        row, at = self.row, self.look_at(commit)
         queued = row.queued_at
         for place, fact in enumerate(commit.events):
-            new = fact.upcast()
-            _appliers[type(new)](self, new, place)
-        row.version, row.position = commit.version, position
-        row.updated_at = self.at
-        row.created_at = row.created_at or self.at
+            _appliers[type(fact)](self, fact, place)
+        row.version, row.position, row.updated_at = commit.version, position, at
+        if row.created_at is None:
+            row.created_at = at
         if route in _lanes:
-            row.queued_at = self.at
+            row.queued_at = at
         elif queued is not None:
             row.queued_at = None
 
@@ -98,8 +96,9 @@ class Live(Opened):
 
     def model_responded(self, fact: e.ModelResponded, place: int) -> None:
         """The model answered."""
-        row, usage = self.row, fact.usage
-        self._leave()
+        row, usage, at, version = self.row, fact.usage, self.at, self.commit.version
+        if self.calls:
+            self._leave()
         self.said = False
         row.steps, row.idle_attempts = fact.step, 0
         self._spend(usage, fact.cost)
@@ -107,7 +106,7 @@ class Live(Opened):
             StepRow(
                 row.eid,
                 fact.step,
-                self.commit.version,
+                version,
                 row.user,
                 row.agent,
                 fact.model,
@@ -121,21 +120,21 @@ class Live(Opened):
                 fact.cost,
                 fact.latency_ms,
                 fact.finish_reason,
-                self.at,
+                at,
             )
         )
         for number, call in enumerate(fact.tool_calls, 1):
-            field = f"tool_calls/{number - 1}/arguments"
+            asked = call.arguments
             self.calls.append(
                 CallRow(
                     row.eid,
                     fact.step,
                     number,
-                    self.commit.version,
+                    version,
                     call.id,
                     call.name,
-                    cut(call.arguments),
-                    self._size(place, field, call.arguments),
+                    cut(asked),
+                    self._asked(place, number, asked),
                     "open",
                     None,
                     0,
@@ -143,11 +142,14 @@ class Live(Opened):
                     None,
                     0,
                     None,
-                    self.at,
-                    None,
-                    None,
+                    at,
                 )
             )
+
+    def _asked(self, place: int, number: int, arguments: str) -> int:
+        if self.sizes is NONE:
+            return size(arguments)
+        return self._size(place, f"tool_calls/{number - 1}/arguments", arguments)
 
     def tool_started(self, fact: e.ToolStarted, _place: int) -> None:
         """An irreversible tool is about to run."""
@@ -382,9 +384,23 @@ def _method(kind: type[e.Event]) -> str:
     return str(kind.__struct_config__.tag).partition(".")[0]
 
 
-_appliers: dict[type[e.Event], Callable[[Live, Any, int], None]] = {
-    kind: getattr(Live, _method(kind)) for kind in e.Event.__subclasses__()
-}
+_Applier = Callable[[Live, Any, int], None]
+
+
+def _applier(kind: type[e.Event]) -> _Applier:
+    """What an event does; one of an old shape does what its successor does."""
+    if kind.upcast is e.Event.upcast:
+        applier: _Applier = getattr(Live, _method(kind))
+        return applier
+
+    def upcast(live: Live, fact: e.Event, place: int) -> None:
+        new = fact.upcast()
+        _appliers[type(new)](live, new, place)
+
+    return upcast
+
+
+_appliers = {kind: _applier(kind) for kind in e.Event.__subclasses__()}
 
 
 def _noted(notes: str | None) -> dict[str, Any]:

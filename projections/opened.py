@@ -64,10 +64,12 @@ class Opened:
         self.stored: set[type[Row]] = set()
         self.again = self.said = False
 
-    def look_at(self, commit: Commit) -> None:
-        """Let what is said next be said by this commit."""
-        self.commit, self.at = commit, utc(commit.at)
-        self.sizes, self.signals = sizes_of(commit), 0
+    def look_at(self, commit: Commit) -> datetime:
+        """Let what is said next be said by this commit; returns its time."""
+        self.commit, self.signals = commit, 0
+        self.at = at = utc(commit.at)
+        self.sizes = sizes_of(commit) if commit.blobs else NONE
+        return at
 
     @property
     def final(self) -> bool:
@@ -141,15 +143,16 @@ class Opened:
 
     def call(self, call_id: str | None) -> CallRow | None:
         """The open call of the last reply that has this id."""
-        if not call_id:
-            return None
-        return next((c for c in self.calls if c.call_id == call_id), None)
+        for call in self.calls if call_id else ():
+            if call.call_id == call_id:
+                return call
+        return None
 
     def close(self, call: CallRow, output: str, outcome: str = "success") -> None:
         """End a call with what the model is told."""
         call.phase, call.outcome, call.completed_at = "done", outcome, self.at
         call.output, call.output_size = cut(output), size(output)
-        self.calls.remove(call)
+        self.calls = [other for other in self.calls if other is not call]
         self.out[CallRow].append(call)
 
     def _leave(self) -> None:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from events.names import EVENTS
 from events.rawlog import Extent, Raw, RawLog
 from projections.fold import BEGINNING, Fold
-from projections.store import Store
+from projections.store import Store, Unfit, rows_beside
 from projections.threads import in_thread
 
 logger = logging.getLogger(__name__)
@@ -67,18 +67,28 @@ async def rebuild(path: Path, sources: Sources) -> Rebuilt:
     Raises Unavailable, and Misconfigured when it cannot be written.
     """
     began = time.monotonic()
+    try:
+        messages = await _build(path, sources, bulk=True)
+    except Unfit:
+        messages = await _build(path, sources, bulk=False)
+    return Rebuilt(messages, time.monotonic() - began)
+
+
+async def _build(path: Path, sources: Sources, *, bulk: bool) -> int:
+    """Build it; returns how many messages that took. Raises Unfit in bulk."""
     new = beside(path)
     _remove(new)
     extents = await sources.extents()
     made = {name: extent.made for name, extent in extents.items()}
     with ThreadPoolExecutor(1, "rebuild-write") as writer:
-        store = await in_thread(writer, partial(Store.create, new, made))
+        create = partial(Store.create, new, made, bulk=bulk)
+        store = await in_thread(writer, create)
         work = _Work(store, sources, extents)
         try:
             await work.run(writer)
         finally:
             store.close()
-    return Rebuilt(work.messages, time.monotonic() - began)
+    return work.messages
 
 
 def beside(path: Path) -> Path:
@@ -105,8 +115,8 @@ def _log_of(path: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    _log_of(path).unlink(missing_ok=True)
+    for file in (path, _log_of(path), rows_beside(path)):
+        file.unlink(missing_ok=True)
 
 
 class _Work:

@@ -140,8 +140,10 @@ class CallRow(Row):
     output_size: Annotated[int, Small, "Bytes of the whole output."]
     latency_ms: Annotated[float | None, "How long the tool took, if it ran."]
     asked_at: Annotated[datetime, "When the model asked for it."]
-    started_at: Annotated[datetime | None, "When it was about to run, if irreversible."]
-    completed_at: Annotated[datetime | None, "When it was done."]
+    started_at: Annotated[
+        datetime | None, "When it was about to run, if irreversible."
+    ] = None
+    completed_at: Annotated[datetime | None, "When it was done."] = None
 
 
 class SignalRow(Row):

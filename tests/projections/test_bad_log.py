@@ -198,3 +198,30 @@ async def test_a_lost_commit(model: Path) -> None:
     assert found[0][0] == 2
     assert "version 4 follows 2" in found[0][1]
     assert drift(model, raws(logs.events)) == []
+
+
+async def test_a_rebuild_with_numbers_that_fit_no_column(model: Path) -> None:
+    """Many rows at once are written in another way; it comes to the same."""
+    logs: Any = Logs.empty()
+    bad = running()
+    await append(logs, bad)
+    usages = [Usage(input=n) for n in range(1, 1_200)] + [Usage(input=10**15)]
+    facts = tuple(
+        ModelResponded(step=n, model="m\x00\u2028", text='"\\\n', usage=usage)
+        for n, usage in enumerate(usages, 1)
+    )
+    new = Commit(version=3, id="x", at=bad.log[-1].commit.at, by="y", events=facts)
+    _, body = seal(new, KEY, bad.log[-1].commit.chain)
+    logs.events.add("events.ada.bad.log", body)
+    async with projecting(model, logs) as projector:
+        found = await ask(
+            projector, "SELECT count(*), max(input_tokens), min(model) FROM steps"
+        )
+        assert found == [(1_200, 2**31 - 1, "m\x00\u2028")]
+        found = await ask(projector, "SELECT DISTINCT text FROM steps")
+        assert found == [('"\\\n',)]
+    assert drift(model, raws(logs.events)) == []
+    assert [path.name for path in sorted(model.parent.iterdir())] == [
+        model.name,
+        f"{model.name}.lock",
+    ]

@@ -43,6 +43,7 @@ DUE_ALL = "due.*.*"  # <user>.<timer>: its time has come
 RECURRING_ALL = "recurring.*.*.*"  # <user>.<schedule>.<part>
 RUNNERS_ALL = "runners.*"  # <runner>: what each holds, not stored
 PROJECTOR_ALL = "projector.*"  # orders to the one projector: rebuild, verify
+QUERIES_ALL = "queries.>"  # what the read model is asked: NATS micro services (ADR-32)
 DEPARTED_ALL = "$SYS.ACCOUNT.*.DISCONNECT"  # who is gone, told to the system account
 BLOBS_CHUNKS = f"$O.{BLOBS}.C"  # .<user>.<execution>.<sha-256>: a blob's pieces
 BLOBS_INFOS = f"$O.{BLOBS}.M"  # .<name in base64>: that a blob is there, all of it
@@ -55,6 +56,10 @@ WANTS_ANSWER = "Wake-Answer"  # the id under which a trigger is answered
 SCHEDULE = "Nats-Schedule"  # when the server is to send a message on (NATS ADR-51)
 SCHEDULE_TARGET = "Nats-Schedule-Target"  # … and to which subject
 TTL = "Nats-TTL"  # seconds after which the server forgets a message
+BEATS = "Wake-Beats"  # on a query: signs of life may come before its answer
+BEAT = "Wake-Beat"  # on one of them: the query is worked on
+SERVICE_ERROR = "Nats-Service-Error"  # what a micro service could not do (ADR-32)
+SERVICE_ERROR_CODE = "Nats-Service-Error-Code"  # … as a number, as HTTP has them
 TRACE = "traceparent"  # W3C Trace Context: the span in which a message was sent
 
 # ── limits of the log ────────────────────────────────────────────────────────

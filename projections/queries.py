@@ -35,7 +35,7 @@ Moment = Annotated[datetime, Meta(tz=True)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Text = Annotated[str, Meta(min_length=1, max_length=1_000)]
 Limit = Annotated[int, Meta(ge=1, le=MOST_ITEMS)]
-Position = Annotated[int, Meta(ge=0, lt=2**63)]
+Position = Annotated[int, Meta(ge=0, le=2**62)]
 Wait = Annotated[float, Meta(ge=0, le=60)]
 Label = Annotated[str, Meta(max_length=1_000)]
 

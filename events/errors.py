@@ -9,6 +9,7 @@
     │   │   └── Deleted               there was, and retention deletes it
     │   ├── AlreadyExists         the id is taken by a different request
     │   ├── NotAllowedNow         the execution's status forbids it
+    │   ├── LimitReached          as much was started as this user may
     │   └── Stale                 another attempt took over; drop what you hold
     │       └── Obsolete              nor is the work there to do: acknowledge it
     ├── Retryable               the same request may succeed later
@@ -68,6 +69,20 @@ class AlreadyExists(Refused):
 
 class NotAllowedNow(Refused):
     """The execution's status does not allow this."""
+
+
+class LimitReached(Refused):
+    """This user may start no more now.
+
+    ``retry_after``: seconds until that can change, or None; ``limit`` is the one
+    that was reached.
+    """
+
+    def __init__(
+        self, message: str = "", *, retry_after: float | None = None, limit: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.retry_after, self.limit = retry_after, limit
 
 
 class Stale(Refused):

@@ -24,6 +24,8 @@ RECURRING = "RECURRING"  # recurring starts: how they are defined, what came of 
 # ── buckets ──────────────────────────────────────────────────────────────────
 BLOBS = "BLOBS"  # strings too long for a commit: <user>/<execution>/<sha-256>
 BLOBS_STREAM = f"OBJ_{BLOBS}"  # the stream that an object store lives in (ADR-20)
+QUOTAS = "QUOTAS"  # <user>: who was admitted, and how many starts there were
+ACCOUNTS = "ACCOUNTS"  # <user>: tier and roles of who comes without a token
 
 # ── consumers ────────────────────────────────────────────────────────────────
 LIFECYCLE = "lifecycle"  # hands out commands, to one client at a time
@@ -60,6 +62,8 @@ BEATS = "Wake-Beats"  # on a query: signs of life may come before its answer
 BEAT = "Wake-Beat"  # on one of them: the query is worked on
 SERVICE_ERROR = "Nats-Service-Error"  # what a micro service could not do (ADR-32)
 SERVICE_ERROR_CODE = "Nats-Service-Error-Code"  # … as a number, as HTTP has them
+ASKED_BY = "Wake-By"  # on gateway.: the user who asks, as the gateway knows it
+TIER = "Wake-Tier"  # on gateway.: the tier of the user whose execution it is
 TRACE = "traceparent"  # W3C Trace Context: the span in which a message was sent
 
 # ── limits of the log ────────────────────────────────────────────────────────
@@ -218,6 +222,16 @@ def blob_chunks(name: str) -> str:
 def blob_info(name: str) -> str:
     """Where it is said that a blob is there, as any object store does."""
     return f"{BLOBS_INFOS}.{urlsafe_b64encode(name.encode()).decode()}"
+
+
+def bucket_stream(bucket: str) -> str:
+    """The stream that a key-value bucket lives in (ADR-8)."""
+    return f"KV_{bucket}"
+
+
+def bucket_subject(bucket: str, key: str) -> str:
+    """Where the value of a key is stored; ``>`` for all of them."""
+    return f"$KV.{bucket}.{key}"
 
 
 def blobs_filter(key: Key) -> str:

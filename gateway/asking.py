@@ -2,13 +2,19 @@
 
 import asyncio
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from events.errors import InvalidInput, Refused, Unavailable, WakeError
+from events.errors import (
+    InvalidInput,
+    LimitReached,
+    Refused,
+    Unavailable,
+    WakeError,
+)
 from events.inbox import Inbox
-from events.names import Key, check_id
+from events.names import ASKED_BY, TIER, Key, check_id
 from services.requests import Answer
 
 ANSWER = 10.0
@@ -23,13 +29,37 @@ class Declined(WakeError):
         self.code = answer.code
 
 
-async def ask(inbox: Inbox, key: Key, verb: str, body: dict[str, Any]) -> Answer:
-    """Send a command and return its answer; raises Refused, Declined, Unavailable."""
+class Vouched(NamedTuple):
+    """Who asks, as the gateway made sure, and the tier that one's token names."""
+
+    by: str
+    tier: str | None = None
+
+
+async def ask(
+    inbox: Inbox,
+    key: Key,
+    verb: str,
+    body: dict[str, Any],
+    *,
+    vouched: Vouched | None = None,
+    headers: dict[str, str] | None = None,
+) -> Answer:
+    """Send a command and return its answer; raises Refused, Declined, Unavailable.
+
+    With ``vouched`` it goes in at the gateway's door: what it says is believed.
+    """
     command = body.setdefault("command_id", f"cli-{secrets.token_hex(8)}")
     check_id(command, "command_id")
     payload = encoded(body)
     async with inbox.answers(key.user, command) as answers:
-        await inbox.publish(key, verb, payload)
+        await inbox.publish(
+            key,
+            verb,
+            payload,
+            door="commands" if vouched is None else "gateway",
+            headers={**(headers or {}), **_identity(key, vouched)},
+        )
         try:
             async with asyncio.timeout(ANSWER):
                 raw = await answers.get()
@@ -42,6 +72,16 @@ async def ask(inbox: Inbox, key: Key, verb: str, body: dict[str, Any]) -> Answer
     if not answer.accepted:
         raise _declined(answer)
     return answer
+
+
+def _identity(key: Key, vouched: Vouched | None) -> dict[str, str]:
+    """Say who asks; a tier is one's own, it says nothing of others' executions."""
+    if vouched is None:
+        return {}
+    said = {ASKED_BY: vouched.by}
+    if vouched.tier is not None and vouched.by == key.user:
+        said[TIER] = vouched.tier
+    return said
 
 
 def encoded(body: dict[str, Any]) -> bytes:
@@ -63,4 +103,6 @@ def _declined(answer: Answer) -> WakeError:
     """Give the refusal the class that its code names, and so its exit code."""
     kinds = {kind.code: kind for kind in Refused.__subclasses__()}
     kind = kinds.get(answer.code)
+    if kind is LimitReached:
+        return LimitReached(answer.message, retry_after=answer.retry_after)
     return kind(answer.message) if kind else Declined(answer)

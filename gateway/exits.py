@@ -41,6 +41,7 @@ CODES: MappingProxyType[type[WakeError], Exit] = MappingProxyType(
         errors.Deleted: Exit.USAGE,
         errors.AlreadyExists: Exit.USAGE,
         errors.NotAllowedNow: Exit.USAGE,
+        errors.LimitReached: Exit.USAGE,
         errors.Stale: Exit.FAILED,
         errors.Obsolete: Exit.FAILED,
         errors.Retryable: Exit.FAILED,

@@ -158,6 +158,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of a command: accepted, or refused with code and message.
 
     Of one about a schedule, ``execution`` is its name and ``next`` its next time.
+    With the code ``limit_reached``, ``retry_after`` is in how many seconds that can
+    change.
     """
 
     command_id: str
@@ -169,6 +171,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     next: datetime | None = None
     code: str = ""
     message: str = ""
+    retry_after: float | None = None
 
 
 MAX_REASON = 2_000
@@ -305,6 +308,7 @@ def refusal(command: str, key: Key, error: WakeError) -> Answer:
         accepted=False,
         code=error.code,
         message=_short(str(error)),
+        retry_after=getattr(error, "retry_after", None),
     )
 
 

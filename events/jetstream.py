@@ -38,6 +38,7 @@ from events.names import (
     lane_filter,
     split_subject,
 )
+from events.provisioning import provision
 from events.pull import (
     Feed,
     JetStreamQueue,
@@ -56,7 +57,6 @@ TRY = 2.0
 
 WRONG_LAST_SEQUENCE = 10071
 GONE = (10037, 10043, 10057)
-NAME_IN_USE = 10058
 NO_JETSTREAM = (10039, 10076)
 NO_STREAMS = (
     "this nats-server has no JetStream for this user: start it with jetstream enabled "
@@ -107,14 +107,14 @@ class JetStreamJournal(Journal):
         self._bucket = Bucket(wire)
 
     @classmethod
-    async def open(cls, wire: Wire, *, replicas: int = 1) -> Self:
+    async def open(cls, wire: Wire, *, replicas: int | None = None) -> Self:
         """Provision the stream, and the bucket beside it; asking again is fine.
 
         Raises ServerUnsuitable, and Unavailable when the server stays silent.
         """
         try:
             for config in (_stream, bucket_stream):
-                await _provision(wire, {**config, "num_replicas": replicas})
+                await provision(wire, config, replicas=replicas)
         except ApiError as error:
             raise _unsuitable(error) from error
         except Nobody as error:
@@ -294,16 +294,6 @@ class JetStreamJournal(Journal):
         finally:
             for subscription in subscriptions:
                 await self.wire.unsubscribe(subscription)
-
-
-async def _provision(wire: Wire, config: dict[str, Any]) -> None:
-    name = config["name"]
-    try:
-        await wire.api(f"STREAM.CREATE.{name}", config)
-    except ApiError as error:
-        if error.number != NAME_IN_USE:
-            raise
-        await wire.api(f"STREAM.UPDATE.{name}", config)
 
 
 def _trace(headers: bytes) -> str:

@@ -35,6 +35,7 @@ from events.names import (
     log_subject,
     log_subject_filter,
 )
+from events.provisioning import provision
 from events.pull import Feed, Source, delivery, reading
 from events.wire import ANSWER, ApiError, Wire, raise_problem, status
 
@@ -55,7 +56,6 @@ IN_FLIGHT = 256
 REMEMBERED = 30
 """Seconds a server knows the refs it stored: longer than a lost leader costs."""
 
-NAME_IN_USE = 10058
 NOT_FOUND = 10037
 
 STRANGE = "unreadable"
@@ -101,7 +101,9 @@ class JetStreamLogbook(Logbook):
         self._wire = wire
 
     @classmethod
-    async def open(cls, wire: Wire, *, days: float = DAYS, replicas: int = 1) -> Self:
+    async def open(
+        cls, wire: Wire, *, days: float = DAYS, replicas: int | None = None
+    ) -> Self:
         """Provision the stream; asking again is fine, with other ``days`` too.
 
         Limits that an operator set besides are left alone. Raises InvalidInput,
@@ -110,9 +112,9 @@ class JetStreamLogbook(Logbook):
         if not 0 < days <= MOST_DAYS:
             raise InvalidInput(f"logs_days is more than 0, at most {MOST_DAYS:,}")
         age = max(days * DAY, REMEMBERED)
-        config = {**_stream, "max_age": int(age * 1e9), "num_replicas": replicas}
+        config = {**_stream, "max_age": int(age * 1e9)}
         try:
-            await _provision(wire, config)
+            await provision(wire, config, replicas=replicas)
         except ApiError as error:
             raise ServerUnsuitable(
                 f"this nats-server cannot hold the log lines: {error}"
@@ -273,16 +275,6 @@ class _Acks:
         if not self.all.done():
             self.problem = problem
             self.all.set_result(None)
-
-
-async def _provision(wire: Wire, config: dict[str, Any]) -> None:
-    try:
-        await wire.api(f"STREAM.CREATE.{LOGS}", config)
-    except ApiError as error:
-        if error.number != NAME_IN_USE:
-            raise
-        info = msgspec.json.decode(await wire.api(f"STREAM.INFO.{LOGS}"))
-        await wire.api(f"STREAM.UPDATE.{LOGS}", {**info["config"], **config})
 
 
 def _source(key: Key | None, level: Level | None) -> Source[Line]:

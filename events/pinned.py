@@ -27,6 +27,7 @@ from events.names import (
     answer_subject,
     command_subject,
 )
+from events.provisioning import provision
 from events.pull import RAN_OUT, delivery, pending, stored_at
 from events.wire import ApiError, Nobody, Wire, raise_problem, status
 
@@ -113,11 +114,10 @@ class JetStreamInbox(Inbox):
         self._doubt: Doubt | None = None
 
     @classmethod
-    async def open(cls, wire: Wire, *, replicas: int = 1) -> Self:
+    async def open(cls, wire: Wire, *, replicas: int | None = None) -> Self:
         """Provision stream and consumer; asking again is fine."""
-        config = {**_stream, "num_replicas": replicas}
         try:
-            await wire.api(f"STREAM.CREATE.{COMMANDS}", config)
+            await provision(wire, _stream, replicas=replicas)
             await wire.api(
                 f"CONSUMER.CREATE.{COMMANDS}.{LIFECYCLE}",
                 {"stream_name": COMMANDS, "config": _consumer},

@@ -25,6 +25,7 @@ from events.names import (
     TTL,
     recurring_subject,
 )
+from events.provisioning import NO_STREAM, provision
 from events.pull import Feed, Source
 from events.timetable import Definition, Entry, Name, Ran, Removal, Timetable
 from events.wire import ApiError, Wire, raise_problem
@@ -49,8 +50,6 @@ AT_ONCE = 64
 
 WRONG_LAST_SEQUENCE = 10071
 NOT_FOUND = 10037
-NO_STREAM = 10059
-NAME_IN_USE = 10058
 
 _stream: dict[str, Any] = {
     "name": RECURRING,
@@ -104,13 +103,13 @@ class JetStreamTimetable(Timetable):
         self._reading = asyncio.Semaphore(AT_ONCE)
 
     @classmethod
-    async def open(cls, wire: Wire, *, replicas: int = 1) -> Self:
+    async def open(cls, wire: Wire, *, replicas: int | None = None) -> Self:
         """Provision the stream; asking again is fine.
 
         Raises ServerUnsuitable, Unavailable.
         """
         try:
-            await _provision(wire, {**_stream, "num_replicas": replicas})
+            await provision(wire, _stream, replicas=replicas)
         except ApiError as error:
             raise ServerUnsuitable(
                 f"this nats-server cannot keep schedules: {error}"
@@ -244,12 +243,3 @@ def _named(message: "Msg") -> Name:
 def _name(subject: str) -> Name:
     _, user, name, _ = subject.split(".")
     return user, name
-
-
-async def _provision(wire: Wire, config: dict[str, Any]) -> None:
-    try:
-        await wire.api(f"STREAM.CREATE.{RECURRING}", config)
-    except ApiError as error:
-        if error.number != NAME_IN_USE:
-            raise
-        await wire.api(f"STREAM.UPDATE.{RECURRING}", config)

@@ -26,6 +26,7 @@ from events.names import (
     due_subject,
     timer_subject,
 )
+from events.provisioning import provision
 from events.pull import Leased, Pull
 from events.timers import (
     LEASE,
@@ -45,7 +46,6 @@ HEADERS = 1024
 """Bytes for the headers of a timer, and more."""
 
 WRONG_LAST_SEQUENCE = 10071
-NAME_IN_USE = 10058
 
 _stream: dict[str, Any] = {
     "name": SCHEDULES,
@@ -103,13 +103,13 @@ class JetStreamTimers(Timers):
         self._due = Pull(wire, SCHEDULES, DUE, LEASE, JetStreamAlarm)
 
     @classmethod
-    async def open(cls, wire: Wire, *, replicas: int = 1) -> Self:
+    async def open(cls, wire: Wire, *, replicas: int | None = None) -> Self:
         """Provision stream and consumer; asking again is fine.
 
         Raises ServerUnsuitable, Unavailable.
         """
         try:
-            await _provision(wire, {**_stream, "num_replicas": replicas})
+            await provision(wire, _stream, replicas=replicas)
             await wire.api(
                 f"CONSUMER.CREATE.{SCHEDULES}.{DUE}.{DUE_ALL}",
                 {"stream_name": SCHEDULES, "config": _consumer},
@@ -185,12 +185,3 @@ def _read(body: bytes) -> Timer:
 def _armed(subject: str) -> Armed:
     _, user, timer = subject.split(".")
     return user, timer
-
-
-async def _provision(wire: Wire, config: dict[str, Any]) -> None:
-    try:
-        await wire.api(f"STREAM.CREATE.{SCHEDULES}", config)
-    except ApiError as error:
-        if error.number != NAME_IN_USE:
-            raise
-        await wire.api(f"STREAM.UPDATE.{SCHEDULES}", config)

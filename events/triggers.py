@@ -17,6 +17,10 @@ from events.names import trigger_subject
 MAX_PAYLOAD = 256 * 1024
 """Bytes of a trigger's body."""
 
+REMEMBERED = 86_400.0
+"""Seconds that the name of what was published once is remembered: webhooks are sent
+again for a day (the schedule that Standard Webhooks recommends)."""
+
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 LastTrigger = Callable[[], Awaitable[int]]
@@ -48,6 +52,22 @@ class Triggers(ABC):
 
         Raises InvalidInput before anything is sent, and Unavailable: then it may
         be stored all the same.
+        """
+
+    @abstractmethod
+    async def publish_once(
+        self,
+        user: str,
+        event_type: str,
+        body: bytes,
+        *,
+        name: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Store a trigger unless one of this name is; whether that was now.
+
+        A name is remembered for ``REMEMBERED`` seconds. Raises as ``publish``;
+        when Unavailable, asking again with the same name is safe.
         """
 
     @abstractmethod
@@ -95,6 +115,7 @@ class MemoryTriggers(Triggers):
 
     def __init__(self) -> None:
         self._posted: list[Posted] = []
+        self._names: set[str] = set()
         self._grown = asyncio.Condition()
 
     async def publish(
@@ -109,6 +130,22 @@ class MemoryTriggers(Triggers):
         subject = trigger_subject(user, event_type)
         check_body(body)
         return await self.post(subject, body, headers)
+
+    async def publish_once(
+        self,
+        user: str,
+        event_type: str,
+        body: bytes,
+        *,
+        name: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Keep a trigger unless one of this name is kept."""
+        if name in self._names:
+            return False
+        await self.publish(user, event_type, body, headers=headers)
+        self._names.add(name)
+        return True
 
     async def post(
         self, subject: str, body: bytes, headers: Mapping[str, str] | None = None

@@ -8,15 +8,23 @@ under EVENTS (``docs/adr/0014``).
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from events.client import Client
 from events.errors import OutcomeUnknown, ServerUnsuitable, Unavailable
-from events.names import MAX_MESSAGE, TRIGGERS, TRIGGERS_ALL, trigger_subject
+from events.names import (
+    MAX_MESSAGE,
+    MESSAGE_ID,
+    TRIGGERS,
+    TRIGGERS_ALL,
+    trigger_subject,
+)
+from events.provisioning import NO_STREAM, configured, provision
 from events.pull import Feed, Source, delivery, reading
-from events.triggers import Posted, Triggers, check_body
+from events.triggers import REMEMBERED, Posted, Triggers, check_body
 from events.wire import ApiError, Nobody, Wire, raise_problem
 
 if TYPE_CHECKING:
@@ -34,8 +42,6 @@ AT_A_TIME = 100
 """Triggers asked for at a time: at their largest, 50 MB in memory."""
 
 NOT_FOUND = 10037
-NO_STREAM = 10059
-NAME_IN_USE = 10058
 NO_SPACE = 10047
 
 NOBODY = (
@@ -53,7 +59,7 @@ _stream: dict[str, Any] = {
     "max_age": int(WEEK * 1e9),
     "max_bytes": SPACE,
     "max_msg_size": MAX_MESSAGE,
-    "duplicate_window": int(100e6),
+    "duplicate_window": int(REMEMBERED * 1e9),  # costs for what has a name only
     "allow_direct": True,
 }
 
@@ -73,6 +79,7 @@ _latest: dict[str, Any] = {
 
 class _Ack(msgspec.Struct):
     seq: int = 0
+    duplicate: bool = False
 
 
 class _State(msgspec.Struct):
@@ -106,14 +113,14 @@ class JetStreamTriggers(Triggers):
         self._wire = wire
 
     @classmethod
-    async def open(cls, wire: Wire, *, replicas: int = 1) -> Self:
+    async def open(cls, wire: Wire, *, replicas: int | None = None) -> Self:
         """Provision the stream; asking again is fine.
 
         Limits that an operator set besides are left alone. Raises
         ServerUnsuitable and Unavailable.
         """
         try:
-            await _provision(wire, {**_stream, "num_replicas": replicas}, SPACES)
+            await _provision(wire, replicas)
         except ApiError as error:
             raise ServerUnsuitable(
                 f"this nats-server cannot hold the triggers: {error}"
@@ -131,6 +138,24 @@ class JetStreamTriggers(Triggers):
         headers: Mapping[str, str] | None = None,
     ) -> int:
         """Store a trigger and return its position."""
+        return (await self._store(user, event_type, body, headers)).seq
+
+    async def publish_once(
+        self,
+        user: str,
+        event_type: str,
+        body: bytes,
+        *,
+        name: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Store a trigger unless one of this name is; the server remembers them."""
+        named = {**(headers or {}), MESSAGE_ID: _digest(name)}
+        return not (await self._store(user, event_type, body, named)).duplicate
+
+    async def _store(
+        self, user: str, event_type: str, body: bytes, headers: Mapping[str, str] | None
+    ) -> _Ack:
         subject = trigger_subject(user, event_type)
         check_body(body)
         try:
@@ -145,7 +170,7 @@ class JetStreamTriggers(Triggers):
                 f"nobody said whether the trigger was stored ({error}): look before "
                 "you send it again, or send a CloudEvent, which wakes once"
             ) from error
-        return _ack.decode(answer.data).seq
+        return _ack.decode(answer.data)
 
     async def last(self) -> int:
         """Return the last position that was given, as the leader knows it."""
@@ -193,37 +218,27 @@ class JetStreamTriggers(Triggers):
                 yield run
 
 
-async def _provision(wire: Wire, config: dict[str, Any], spaces: Sequence[int]) -> None:
+async def _provision(wire: Wire, replicas: int | None) -> None:
     """Make the stream, or leave its space as it is; in a small store it is small.
 
     A server reserves what a stream may have, and refuses what it cannot reserve.
     """
-    there = await _configured(wire)
-    if there is not None:
-        kept = {**config, "max_bytes": there.get("max_bytes", SPACE)}
-        await wire.api(f"STREAM.UPDATE.{TRIGGERS}", {**there, **kept})
-        return
-    try:
-        body = {**config, "max_bytes": spaces[0]}
-        await wire.api(f"STREAM.CREATE.{TRIGGERS}", body)
-    except ApiError as error:
-        if error.number not in (NAME_IN_USE, NO_SPACE):
-            raise
-        if error.number == NO_SPACE and len(spaces) == 1:
-            raise
-        await _provision(wire, config, spaces[1:] or spaces)
+    there = await configured(wire, TRIGGERS)
+    spaces = SPACES if there is None else (there.get("max_bytes", SPACE),)
+    for space in spaces:
+        try:
+            described = {**_stream, "max_bytes": space}
+            await provision(wire, described, replicas=replicas)
+        except ApiError as error:
+            if error.number != NO_SPACE or space == spaces[-1]:
+                raise
+        else:
+            return
 
 
-async def _configured(wire: Wire) -> dict[str, Any] | None:
-    """How the stream is configured; None if there is none."""
-    try:
-        answer = await wire.api(f"STREAM.INFO.{TRIGGERS}")
-    except ApiError as error:
-        if error.number != NO_STREAM:
-            raise
-        return None
-    found: dict[str, Any] = msgspec.json.decode(answer)["config"]
-    return found
+def _digest(name: str) -> str:
+    """Make a header's value of any name."""
+    return blake2b(name.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def _posted(message: "Msg") -> Posted:

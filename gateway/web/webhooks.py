@@ -1,0 +1,195 @@
+"""``POST /webhooks/agent-trigger``: what other systems tell us, signed.
+
+Signatures are those of Standard Webhooks (standardwebhooks.com), by its library:
+HMAC-SHA256 over id, time and body, no older than five minutes. The library takes
+the same message twice; here its id names the trigger, and JetStream stores one of
+a name (``events.triggers.REMEMBERED``): so who sends again, or replays, wakes
+nobody twice, whatever died in between.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+from aiohttp import web
+from standardwebhooks import Webhook
+from standardwebhooks.webhooks import WebhookVerificationError
+
+from events.errors import InvalidInput, TooLarge, WakeError
+from events.inbox import Inbox
+from events.names import EVERYBODY, WANTS_ANSWER, check_event_type, check_id
+from events.triggers import MAX_PAYLOAD, Triggers
+from gateway.web.problems import Unauthorized, told
+from gateway.web.seldom import Seldom
+from services.woken import TriggerAnswer
+
+logger = logging.getLogger(__name__)
+
+PATH: Final = "/webhooks/agent-trigger"
+
+ANSWER = 2.0
+"""Seconds to wait for how many were woken; the trigger is stored all the same."""
+
+LARGEST = MAX_PAYLOAD - 1024
+"""Bytes of a body: with what is written around it, it must be a trigger."""
+
+MOST_ID = 256
+"""Characters of a message's id."""
+
+T = TypeVar("T")
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a webhook says; ``user_id`` ``all`` is for everybody."""
+
+    event_type: str
+    user_id: str
+    payload: Any = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """A structured CloudEvent, as far as it matters here: ``userid`` says whose."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    userid: str
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a webhook; ``woken`` is None when nobody said it in time."""
+
+    accepted: bool = True
+    duplicate: bool = False
+    woken: int | None = None
+
+
+class Webhooks:
+    """Takes webhooks that were signed with any of ``keys`` (as ``whsec_…``).
+
+    Several are for rotation. Raises InvalidInput for a key that is none.
+    """
+
+    def __init__(self, triggers: Triggers, inbox: Inbox, keys: Sequence[str]) -> None:
+        self._triggers, self._inbox = triggers, inbox
+        self._hooks = [_hook(key) for key in keys]
+        self._seldom = Seldom(logger)
+
+    def routes(self) -> list[web.RouteDef]:
+        """What is to be mounted; its body is bounded here."""
+        return [web.post(PATH, self.take)]
+
+    async def take(self, request: web.Request) -> web.Response:
+        """Verify, publish once, and say what it woke."""
+        try:
+            body = await _read(request)
+            name = self._verified(request, body)
+            outcome = await self._publish(name, body, request.content_type)
+        except WakeError as error:
+            self._seldom.warning(f"webhook refused ({error.code})", str(error))
+            return told(error)
+        return web.Response(
+            status=202 if outcome.woken is None and not outcome.duplicate else 200,
+            body=msgspec.json.encode(outcome),
+            content_type="application/json",
+        )
+
+    def _verified(self, request: web.Request, body: bytes) -> str:
+        """Return the message's id; raises Unauthorized."""
+        if not self._hooks:
+            raise Unauthorized("no key for webhooks is configured: set webhooks.keys")
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        name = headers.get("webhook-id", "")
+        if len(name) > MOST_ID:
+            raise Unauthorized(f"webhook-id is longer than {MOST_ID} characters")
+        problem: Exception | None = None
+        for hook in self._hooks:
+            try:
+                hook.verify(body, headers, json_parse=False)
+            except (WebhookVerificationError, ValueError, OverflowError) as error:
+                problem = error
+            else:
+                return name
+        raise Unauthorized(f"the signature is not good: {_why(problem)}")
+
+    async def _publish(self, name: str, body: bytes, content_type: str) -> Outcome:
+        user, event_type, message = _message(name, body, content_type)
+        asked = f"hook-{secrets.token_hex(8)}"
+        headers = {WANTS_ANSWER: asked, "content-type": "application/cloudevents+json"}
+        async with self._inbox.answers(user, asked) as answers:
+            new = await self._triggers.publish_once(
+                user, event_type, message, name=f"webhook {name}", headers=headers
+            )
+            if not new:
+                return Outcome(duplicate=True)
+            try:
+                async with asyncio.timeout(ANSWER):
+                    return _outcome(await answers.get())
+            except TimeoutError:
+                return Outcome()
+
+
+def _hook(key: str) -> Webhook:
+    try:
+        return Webhook(key)
+    except (ValueError, RuntimeError) as error:
+        raise InvalidInput(
+            "webhooks.keys: a key is base64, with or without whsec_ before it"
+        ) from error
+
+
+def _why(error: Exception | None) -> str:
+    """What is wrong, in words that tell nothing of what would be right."""
+    if isinstance(error, WebhookVerificationError):
+        return str(error)
+    return "webhook-signature is not as v1,BASE64"
+
+
+async def _read(request: web.Request) -> bytes:
+    """Read a body, no further than it may be; raises TooLarge."""
+    body = bytearray()
+    async for piece in request.content.iter_chunked(64 * 1024):
+        body += piece
+        if len(body) > LARGEST:
+            raise TooLarge(f"a webhook may have {LARGEST:,} bytes")
+    return bytes(body)
+
+
+def _message(name: str, body: bytes, content_type: str) -> tuple[str, str, bytes]:
+    """Return whose trigger it is, of what type, and it as a CloudEvent."""
+    if "specversion" in _decoded(body, dict[str, msgspec.Raw]):
+        event = _decoded(body, Event)
+        return _user(event.userid), check_event_type(event.type), body
+    if content_type.startswith("application/cloudevents"):
+        raise InvalidInput("not a CloudEvent: specversion is missing")
+    call = _decoded(body, Call)
+    written = {
+        "specversion": "1.0",
+        "id": name,
+        "source": "webhook",
+        "type": check_event_type(call.event_type),
+        "data": call.payload,
+    }
+    return _user(call.user_id), call.event_type, msgspec.json.encode(written)
+
+
+def _decoded(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidInput(f"the body does not fit: {error}") from error
+
+
+def _user(name: str) -> str:
+    return name if name == EVERYBODY else check_id(name, "user")
+
+
+def _outcome(raw: bytes) -> Outcome:
+    answer = msgspec.json.decode(raw, type=TriggerAnswer)
+    if not answer.accepted:
+        raise InvalidInput(answer.message)
+    return Outcome(woken=answer.woken)

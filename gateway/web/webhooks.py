@@ -8,6 +8,7 @@ nobody twice, whatever died in between.
 """
 
 import asyncio
+import base64
 import logging
 import secrets
 from collections.abc import Sequence
@@ -35,6 +36,9 @@ ANSWER = 2.0
 
 LARGEST = MAX_PAYLOAD - 1024
 """Bytes of a body: with what is written around it, it must be a trigger."""
+
+LEAST_KEY = 24
+"""Bytes of a key, as Standard Webhooks has it."""
 
 MOST_ID = 256
 """Characters of a message's id."""
@@ -134,12 +138,17 @@ class Webhooks:
 
 
 def _hook(key: str) -> Webhook:
+    """Read a key strictly: the library skips what is no base64."""
     try:
-        return Webhook(key)
-    except (ValueError, RuntimeError) as error:
+        raw = base64.b64decode(key.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        raw = b""
+    if len(raw) < LEAST_KEY:
         raise InvalidInput(
-            "webhooks.keys: a key is base64, with or without whsec_ before it"
-        ) from error
+            f"webhooks.keys: a key is base64 of at least {LEAST_KEY} bytes, with or "
+            "without whsec_ before it"
+        )
+    return Webhook(raw)
 
 
 def _why(error: Exception | None) -> str:

@@ -18,7 +18,12 @@ from gateway.settings import HIDDEN, Secret, Settings, Url, public
 from gateway.sources import Found, read_environment, read_file, read_flags, text_of
 from gateway.wording import one_line
 
-PASSWORDS = ("nats.password", "nats.system_password", "nats.janitor_password")
+PASSWORDS = (
+    "nats.password",
+    "nats.system_password",
+    "nats.janitor_password",
+    "gateway.secret",
+)
 """What may stand in a file of its own."""
 
 LARGEST_PASSWORD = 4 * 1024

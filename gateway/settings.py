@@ -26,6 +26,9 @@ _ADDRESS = re.compile(
     r"(?:(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):)?(?P<port>[0-9]{1,5})"
 )
 _LAST_PORT = 65535
+_ORIGIN = re.compile(
+    r"https?://(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
+)
 _TIME = re.compile("(?:[01][0-9]|2[0-3]):[0-5][0-9]")
 
 
@@ -455,6 +458,83 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+class Origin(str):
+    """A web page that may talk to the gateway, as browsers name it."""
+
+    __slots__ = ()
+    allowed: ClassVar[str] = "an origin as https://HOST or http://HOST:PORT"
+
+    def __new__(cls, text: str) -> Self:
+        """Raise ValueError for what no browser sends."""
+        if not _ORIGIN.fullmatch(text):
+            raise ValueError
+        return super().__new__(cls, text)
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True):
+    """The edge over HTTP."""
+
+    listen: Annotated[
+        Listen | None,
+        Meta(
+            description="Where the gateway listens. Without it there is none. On "
+            "anything but loopback it needs `gateway.secret` or `gateway.jwks_file`."
+        ),
+    ] = None
+    secret: Annotated[
+        Secret | None,
+        Meta(
+            description="The secret that tokens are signed with (HS256), 32 bytes at "
+            "least. Without it and without `gateway.jwks_file`, one is made in the "
+            "data folder, for tokens by `wake token`."
+        ),
+    ] = None
+    secret_file: Annotated[
+        Path | None,
+        Meta(description="A file with nothing but `gateway.secret`."),
+    ] = None
+    jwks_file: Annotated[
+        Path | None,
+        Meta(
+            description="A file with the public keys (JWKS) that tokens are signed "
+            "with instead: RS256, ES256 or EdDSA, each key with its `kid`. It is read "
+            "again when it changes. `gateway.secret` then only signs feed tokens."
+        ),
+    ] = None
+    audience: Annotated[
+        str,
+        Meta(min_length=1, description="The `aud` that a token must have."),
+    ] = "wakestream"
+    issuer: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="The `iss` that a token must have, if any will not do."),
+    ] = None
+    origins: Annotated[
+        tuple[Origin, ...],
+        Meta(
+            description="Web pages of other origins that may talk to the gateway from "
+            "a browser. Its own always may."
+        ),
+    ] = ()
+    timeout: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=600,
+            description="Seconds that one request may take, its body included.",
+        ),
+    ] = 30.0
+    drain: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=600,
+            description="Seconds that requests in hand may take when the gateway is "
+            "told to end.",
+        ),
+    ] = 10.0
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set."""
 
@@ -477,3 +557,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: Sandbox = Sandbox()
     telemetry: Telemetry = Telemetry()
     metrics: Metrics = Metrics()
+    gateway: Gateway = Gateway()

@@ -9,8 +9,10 @@ from aiohttp import web
 
 from events.errors import WakeError
 
+MEDIA_TYPE: Final = "application/problem+json"
+
 STATUSES: Final = {
-    "invalid_input": 422,
+    "bad_request": 400,
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
@@ -18,22 +20,59 @@ STATUSES: Final = {
     "already_exists": 409,
     "not_allowed_now": 409,
     "stale": 409,
+    "obsolete": 409,
     "conflict": 409,
     "too_large": 413,
+    "not_json": 415,
+    "invalid_input": 422,
+    "too_many_requests": 429,
     "limit_reached": 429,
     "outcome_unknown": 503,
     "unavailable": 503,
     "misconfigured": 503,
+    "server_unsuitable": 503,
 }
 """The status of each code of ``events.errors``; 500 for what is not here."""
 
+AGAIN: Final = 2.0
+"""Seconds after which to ask again what cannot be answered now."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What went wrong (RFC 9457). ``code`` is the name that programs match."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    retry_after: float | None = None
+
+
+class BadRequest(WakeError):
+    """This request cannot be read."""
+
 
 class Unauthorized(WakeError):
-    """A token is needed: log in, or send it as Authorization: Bearer TOKEN."""
+    """A token is needed: send it as Authorization: Bearer TOKEN."""
 
 
 class Forbidden(WakeError):
     """This token does not allow that."""
+
+
+class NotJson(WakeError):
+    """Send the body as application/json."""
+
+
+class TooManyRequests(WakeError):
+    """Too many requests; ``retry_after`` is in seconds."""
+
+    final = False
+
+    def __init__(self, message: str = "", *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 def problem(
@@ -63,15 +102,14 @@ def problem(
         status=status,
         headers=headers,
         body=msgspec.json.encode(body),
-        content_type="application/problem+json",
+        content_type=MEDIA_TYPE,
     )
 
 
 def told(error: WakeError) -> web.Response:
     """An error of ours as a response."""
-    return problem(
-        STATUSES.get(error.code, 500),
-        error.code,
-        str(error),
-        retry_after=getattr(error, "retry_after", None),
-    )
+    status = STATUSES.get(error.code, 500)
+    after = getattr(error, "retry_after", None)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE and after is None:
+        after = AGAIN
+    return problem(status, error.code, str(error), retry_after=after)

@@ -68,6 +68,11 @@ async def ask(
                 f"no answer to {verb} within {ANSWER:.0f} s: is a lifecycle service "
                 "running (wake up)? The command is stored and takes effect when one is"
             ) from error
+    return as_answer(raw)
+
+
+def as_answer(raw: bytes) -> Answer:
+    """Read an answer that says yes; raises what one that says no is about."""
     answer = _read(raw)
     if not answer.accepted:
         raise _declined(answer)

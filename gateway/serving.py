@@ -38,10 +38,27 @@ MemoryLimit = Annotated[
     ),
 ]
 
+Port = Annotated[
+    int | None,
+    typer.Option(
+        "--port",
+        metavar="N",
+        min=0,
+        max=65535,
+        help="Serve HTTP there; 0 is any that is free.  [no HTTP]",
+    ),
+]
+Host = Annotated[
+    str | None,
+    typer.Option("--host", metavar="HOST", help="Address to listen on.  [127.0.0.1]"),
+]
+
 
 @app.command()
 def up(
     *,
+    port: Port = None,
+    host: Host = None,
     concurrency: Concurrency = None,
     time_limit: TimeLimit = None,
     memory_limit: MemoryLimit = None,
@@ -58,16 +75,18 @@ def up(
     \b
     Examples:
       wake up
+      wake up --port 8787
       wake up --data /var/lib/wakestream
       wake up --nats nats://wake:PASSWORD@10.0.0.1:4222
     """
     with told(as_json=as_json):
         flags = {"data": data, "nats__url": nats, "config": config}
         limits = _limits(time_limit, memory_limit)
-        settings = loaded(**flags, **limits, runner__concurrency=concurrency).settings
-        from gateway.up import ALL, workspaces_here  # noqa: PLC0415 - all it serves
+        options = {"runner__concurrency": concurrency, **_listen(host, port)}
+        settings = loaded(**flags, **limits, **options).settings
+        from gateway.up import everything, workspaces_here  # noqa: PLC0415 - all of it
 
-        _serve(workspaces_here(settings), ALL, as_json=as_json)
+        _serve(workspaces_here(settings), everything(settings), as_json=as_json)
 
 
 @app.command()
@@ -75,10 +94,13 @@ def service(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME...", help="lifecycle, reactor, runner, projector."
+            metavar="NAME...",
+            help="lifecycle, reactor, runner, projector, gateway.",
         ),
     ],
     *,
+    port: Port = None,
+    host: Host = None,
     lanes: Lanes = None,
     concurrency: Concurrency = None,
     time_limit: TimeLimit = None,
@@ -98,10 +120,12 @@ def service(
       wake service lifecycle --nats nats://10.0.0.1:4222
       wake service runner --nats nats://10.0.0.1:4222 --lanes agents_long
       wake service runner --nats URL --concurrency 16 --time-limit 86400
+      wake service gateway --nats URL --port 8787
     """
     with told(as_json=as_json):
         flags = {"data": data, "nats__url": nats, "config": config}
         options = {"runner__concurrency": concurrency, "runner__lanes": lanes}
+        options |= _listen(host, port)
         limits = _limits(time_limit, memory_limit)
         settings = loaded(**flags, **options, **limits).settings
         from gateway.up import checked  # noqa: PLC0415 - all it serves
@@ -129,6 +153,19 @@ def show_config(
         from gateway.output import put  # noqa: PLC0415 - not for --help
 
         put(describe(loaded(data=data, nats__url=nats, config=config), as_json=as_json))
+
+
+def _listen(host: str | None, port: int | None) -> dict[str, object]:
+    """Say where to listen, by what was given of it; raises InvalidInput."""
+    from events.errors import InvalidInput  # noqa: PLC0415 - not for --help
+
+    if port is None:
+        if host is not None:
+            raise InvalidInput("--host goes with --port: name both")
+        return {}
+    if host is None:
+        return {"gateway__listen": str(port)}
+    return {"gateway__listen": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
 
 
 def _limits(seconds: float | None, mebibytes: int | None) -> dict[str, object]:
@@ -176,9 +213,12 @@ def _announced(settings: "Settings", *, as_json: bool) -> "Callable[[Started], N
     def announce(started: "Started") -> None:
         url, keys = public(started.login.url), [str(key) for key in started.put_back]
         if as_json:
-            put_json({"listening": url, "data": str(settings.data), "put_back": keys})
+            told = {"listening": url, "data": str(settings.data), "put_back": keys}
+            put_json({**told, "http": started.url} if started.url else told)
             return
         put(f"serving on {url}, data in {settings.data}; Ctrl-C ends it")
+        if started.url:
+            put(f"HTTP on {started.url}; a token for it: wake token --user NAME")
         if keys:
             put(f"put back what a dead process held: {', '.join(keys)}")
         if started.lacking:

@@ -82,16 +82,21 @@ NO_SYSTEM = (
     "runners that are gone, their work comes back when its lease runs out"
 )
 
-Name = Literal["lifecycle", "reactor", "runner", "projector"]
+Name = Literal["lifecycle", "reactor", "runner", "projector", "gateway"]
 ALL: tuple[Name, ...] = get_args(Name)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One service: what runs it, and what ends it in order."""
+    """One service: what runs it, and what ends it in order.
+
+    The edge ends before the others: what it has in hand needs them. ``url`` is
+    where it is reached over HTTP.
+    """
 
     run: Callable[[], Coroutine[Any, Any, None]]
     stop: Callable[[], Awaitable[None]]
+    url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ class Started:
     login: Address
     put_back: list[Key]
     lacking: str | None
+    url: str | None = None
 
 
 def workspaces_here(settings: Settings) -> Settings:
@@ -116,6 +122,12 @@ def workspaces_here(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, workspaces=here)
 
 
+def everything(settings: Settings) -> tuple[Name, ...]:
+    """Return all services; the gateway only if it is said where it listens."""
+    listens = settings.gateway.listen is not None
+    return tuple(name for name in ALL if name != "gateway" or listens)
+
+
 def checked(names: Sequence[str], settings: Settings) -> tuple[Name, ...]:
     """Return the services of these names; raises InvalidInput."""
     unknown = [name for name in names if name not in ALL]
@@ -126,6 +138,8 @@ def checked(names: Sequence[str], settings: Settings) -> tuple[Name, ...]:
             "a single service needs a nats-server: name it with --nats; or serve "
             "everything here with wake up"
         )
+    if "gateway" in names and settings.gateway.listen is None:
+        raise InvalidInput("say where the gateway listens: --port 8787")
     return tuple(name for name in ALL if name in names)
 
 
@@ -193,14 +207,28 @@ class Services:
             watching = group.create_task(server.watch()) if server else None
             running = [group.create_task(part.run()) for part in parts]
             bounded = group.create_task(self._until_a_limit())
-            self._started(Started(login, put_back, bench.lacking))
+            url = next((part.url for part in parts if part.url), None)
+            self._started(Started(login, put_back, bench.lacking, url))
             await self._stopping.wait()
             bounded.cancel()
-            await asyncio.gather(*(part.stop() for part in parts))
             hurry = group.create_task(self._hurrying.wait())
+            await self._stop_edge(parts, group, hurry)
+            await asyncio.gather(*(part.stop() for part in parts if not part.url))
             await _finished(running, hurry)
             for task in filter(None, (hurry, watching, *running)):
                 task.cancel()
+
+    async def _stop_edge(
+        self,
+        parts: Sequence[Part],
+        group: asyncio.TaskGroup,
+        hurry: "asyncio.Task[Literal[True]]",
+    ) -> None:
+        """Let the edge end before what it needs, unless somebody is in a hurry."""
+        stops = [group.create_task(part.stop()) for part in parts if part.url]
+        for stop in stops:
+            await asyncio.wait({stop, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
 
     async def _recover(self, login: Address) -> list[Key]:
         """Put back what a dead process held: nobody else can be on our server."""
@@ -226,6 +254,8 @@ class Services:
                 return await self._lifecycle(wire, journal, bench, tell)
             case "projector":
                 return await self._projector(wire, login)
+            case "gateway":
+                return await self._gateway(wire, journal)
 
     async def _logs(self, name: Name, wire: Wire) -> Tell:
         """Open the log lines of executions; written as long as the services run."""
@@ -346,6 +376,13 @@ class Services:
         viewing = Viewing(wire, login, file, patient=patient)
         return Part(partial(_watched, wire, viewing.run), viewing.stop)
 
+    async def _gateway(self, wire: Wire, journal: JetStreamJournal) -> Part:
+        # imported here: no other service needs aiohttp
+        from gateway.web.opening import open_gateway  # noqa: PLC0415
+
+        front = await open_gateway(self._stack, self._settings, wire, journal)
+        return Part(partial(_watched, wire, front.run), front.stop, front.url)
+
     async def _departures(self, login: Address) -> NatsDepartures | None:
         """Listen on the system account, if it is known."""
         if login.system is None:
@@ -379,14 +416,15 @@ class Services:
         loop = asyncio.get_running_loop()
         numbers = (signal.SIGINT, signal.SIGTERM)
         for number in numbers:
-            loop.add_signal_handler(number, self._stop)
+            loop.add_signal_handler(number, self.end)
         try:
             yield
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
 
-    def _stop(self) -> None:
+    def end(self) -> None:
+        """End in order; asked again, in a hurry. A signal does the same."""
         (self._hurrying if self._told else self._stopping).set()
         self._told = True
 

@@ -13,19 +13,27 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     disable_created_metrics,
+    generate_latest,
     start_http_server,
 )
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from events.errors import Misconfigured
 
 # A second series for each counter, that nobody looks at.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
+MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+"""What its text is."""
+
 MODEL = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 """Upper bounds in seconds: models answer in tenths of seconds or think for minutes."""
 
 TOOL = (0.001, 0.01, 0.1, 0.5, 1, 5, 10, 60, 300, 600)
 """Upper bounds in seconds: a file is read in a millisecond, a build takes minutes."""
+
+HTTP = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 30)
+"""Upper bounds in seconds: an answer takes milliseconds."""
 
 
 class Instruments:
@@ -93,10 +101,27 @@ class Instruments:
                 "path",
             ).labels
         )
+        self.requests = cache(
+            counted(
+                "http_requests",
+                "Requests over HTTP; status 0: the client went away.",
+                "method",
+                "route",
+                "status",
+            ).labels
+        )
+        self.request_seconds = cache(
+            timed("http_request_seconds", "How long they took.", HTTP, "route").labels
+        )
         self.stuck = level(
             "stuck_executions",
             "Executions that say they run and that nobody holds, as a reactor sees it.",
         )
+
+
+def text_of(instruments: Instruments) -> bytes:
+    """The numbers as text."""
+    return generate_latest(instruments.registry)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """What a process counts of its work, for whoever watches the service.
 
 Where a fact occurs, the code calls one function of this file. All of them do
-nothing until ``served``: only then prometheus-client is imported (150 ms), and
-a fact costs about a microsecond. Labels are words of our own, a tool's name, a
-status: nothing that a user can make up, so that no number of users fills the
-memory of whoever collects.
+nothing until ``served`` or ``counted``: only then prometheus-client is imported
+(150 ms), and a fact costs about a microsecond. Labels are words of our own, a
+tool's name, a status: nothing that a user can make up, so that no number of users
+fills the memory of whoever collects.
 """
 
 from collections.abc import Iterator
@@ -113,3 +113,37 @@ def stuck(count: int) -> None:
     on = _On.instruments
     if on is not None:
         on.stuck.set(count)
+
+
+def requested(method: str, route: str, status: int, seconds: float) -> None:
+    """Count a request over HTTP by its route, as the routes write it."""
+    on = _On.instruments
+    if on is not None:
+        on.requests(method, route, str(status)).inc()
+        on.request_seconds(route).observe(seconds)
+
+
+@contextmanager
+def counted() -> Iterator[None]:
+    """Count, without a server of its own: ``exposition`` gives the numbers.
+
+    Where they are shown already, what is counted there is given.
+    """
+    if _On.instruments is not None:
+        yield
+        return
+    from services.instruments import Instruments  # noqa: PLC0415 - see the top
+
+    _On.instruments = Instruments()
+    try:
+        yield
+    finally:
+        _On.instruments = None
+
+
+def exposition() -> tuple[bytes, str]:
+    """The numbers as Prometheus reads them, and their content type."""
+    from services.instruments import MEDIA_TYPE, text_of  # noqa: PLC0415 - see the top
+
+    on = _On.instruments
+    return (text_of(on) if on is not None else b""), MEDIA_TYPE

@@ -16,8 +16,9 @@ from services.redaction import Redaction
 if TYPE_CHECKING:
     from services.tracing import Tracing
 
-Kind = Literal["internal", "client", "consumer"]
-"""What a span is to the outside: nothing, a call to it, something that it sent."""
+Kind = Literal["internal", "client", "consumer", "server"]
+"""What a span is to the outside: nothing, a call to it, something that it sent, or
+that it waits for."""
 
 Value = str | int | float | bool | tuple[str, ...]
 """What an attribute can be."""

@@ -44,6 +44,7 @@ _KINDS: Mapping[Kind, SpanKind] = {
     "internal": SpanKind.INTERNAL,
     "client": SpanKind.CLIENT,
     "consumer": SpanKind.CONSUMER,
+    "server": SpanKind.SERVER,
 }
 
 

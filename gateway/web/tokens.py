@@ -94,29 +94,33 @@ class Tokens:
             raise Unauthorized(f"the token says what cannot be: {error}") from error
 
     def _claims(self, token: str) -> dict[str, Any]:
+        """Verify with the key that the header names, for what that key may sign."""
         header = jwt.get_unverified_header(token)
         if header.get("alg") == "HS256":  # never a key of the file: each has its own
-            audiences = [self.feed_audience]
-            if self._keys is None:
-                audiences.append(self._audience)
-            return self._decoded(token, self._secret, "HS256", audiences, ours=True)
+            if self._keys is not None:
+                return self._decoded(token, self._secret, "HS256", self.feed_audience)
+            audiences = [self._audience, self.feed_audience]
+            return self._decoded(token, self._secret, "HS256", audiences, self._issuer)
         key = self._keys and self._keys.key(header.get("kid"))
         if key is None:
             raise jwt.InvalidTokenError
-        return self._decoded(
-            token, key.key, str(key.algorithm_name), [self._audience], ours=False
-        )
+        algorithm = str(key.algorithm_name)
+        return self._decoded(token, key.key, algorithm, self._audience, self._issuer)
 
     def _decoded(
-        self, token: str, key: Any, algorithm: str, audiences: Sequence[str], *, ours: bool
+        self,
+        token: str,
+        key: Any,
+        algorithm: str,
+        audience: str | list[str],
+        issuer: str | None = None,
     ) -> dict[str, Any]:
-        feed = ours and self._keys is not None
         claims: dict[str, Any] = jwt.decode(
             token,
             key,
             algorithms=[algorithm],
-            audience=audiences,
-            issuer=None if feed else self._issuer,
+            audience=audience,
+            issuer=issuer,
             leeway=LEEWAY,
             options={"require": _REQUIRED},
         )
@@ -165,6 +169,8 @@ class Tokens:
     def mint_feed(self, user: str, execution: str | None = None) -> Minted:
         """Make a token for watching all that a user has, or one execution of it."""
         claims = {"sub": subject_of(user), "aud": self.feed_audience}
+        if self._issuer is not None:
+            claims["iss"] = self._issuer
         if execution is not None:
             claims["execution"] = execution
         return self._signed(claims, FEED)

@@ -1,0 +1,53 @@
+"""A gateway as one of the services of a process."""
+
+from contextlib import AsyncExitStack
+
+from events.jetstream import JetStreamJournal
+from events.logstream import JetStreamLogbook
+from events.pinned import JetStreamInbox
+from events.tablestream import JetStreamTimetable
+from events.triggerstream import JetStreamTriggers
+from events.wire import Wire
+from gateway.settings import Settings
+from gateway.web.app import Front, check_reach, listening
+from gateway.web.desk import Desk
+from gateway.web.edge import Edge
+from gateway.web.guard import Guard
+from gateway.web.health import Health
+from gateway.web.secret import tokens_of
+from services import metrics
+from services.agents.registry import Registry
+
+
+async def open_gateway(
+    stack: AsyncExitStack, settings: Settings, wire: Wire, journal: JetStreamJournal
+) -> Front:
+    """Listen as configured until ``stack`` is left; raises Misconfigured."""
+    listen = settings.gateway.listen
+    assert listen is not None  # noqa: S101 - who asks for a gateway was asked where
+    check_reach(settings)
+    stack.enter_context(metrics.counted())
+    edge = await _edge(stack, settings, wire, journal)
+    return await stack.enter_async_context(listening(edge, listen))
+
+
+async def _edge(
+    stack: AsyncExitStack, settings: Settings, wire: Wire, journal: JetStreamJournal
+) -> Edge:
+    replicas, tokens = settings.nats.replicas, tokens_of(settings, make=True)
+    inbox = await JetStreamInbox.open(wire, replicas=replicas)
+    days = settings.logs.days
+    return Edge(
+        settings=settings,
+        wire=wire,
+        journal=journal,
+        inbox=inbox,
+        logbook=await JetStreamLogbook.open(wire, days=days, replicas=replicas),
+        timetable=await JetStreamTimetable.open(wire, replicas=replicas),
+        triggers=await JetStreamTriggers.open(wire, replicas=replicas),
+        desk=await stack.enter_async_context(Desk.open(wire, inbox, journal)),
+        registry=Registry.load(settings.agents.file),
+        tokens=tokens,
+        guard=Guard(tokens.authenticate, settings.gateway.origins),
+        health=Health(wire),
+    )

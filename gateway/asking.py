@@ -58,7 +58,7 @@ async def ask(
             verb,
             payload,
             door="commands" if vouched is None else "gateway",
-            headers={**(headers or {}), **_identity(key, vouched)},
+            headers={**(headers or {}), **identity(key, vouched)},
         )
         try:
             async with asyncio.timeout(ANSWER):
@@ -79,7 +79,7 @@ def as_answer(raw: bytes) -> Answer:
     return answer
 
 
-def _identity(key: Key, vouched: Vouched | None) -> dict[str, str]:
+def identity(key: Key, vouched: Vouched | None) -> dict[str, str]:
     """Say who asks; a tier is one's own, it says nothing of others' executions."""
     if vouched is None:
         return {}

@@ -124,8 +124,8 @@ def service(
     """
     with told(as_json=as_json):
         flags = {"data": data, "nats__url": nats, "config": config}
-        options = {"runner__concurrency": concurrency, "runner__lanes": lanes}
-        options |= _listen(host, port)
+        options: dict[str, object] = {"runner__concurrency": concurrency}
+        options |= {"runner__lanes": lanes, **_listen(host, port)}
         limits = _limits(time_limit, memory_limit)
         settings = loaded(**flags, **options, **limits).settings
         from gateway.up import checked  # noqa: PLC0415 - all it serves

@@ -11,7 +11,6 @@ import logging
 import signal
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Collection,
     Coroutine,
@@ -95,7 +94,7 @@ class Part:
     """
 
     run: Callable[[], Coroutine[Any, Any, None]]
-    stop: Callable[[], Awaitable[None]]
+    stop: Callable[[], Coroutine[Any, Any, None]]
     url: str | None = None
 
 

@@ -39,6 +39,7 @@ ADAPTERS = {
     "opentelemetry": {"services/tracing.py"},
     "jsonschema": {"events/schemas.py"},
     "prometheus_client": {"services/instruments.py"},
+    "jwt": {"gateway/web/tokens.py", "gateway/web/keys.py"},
     "structlog": {"services/loglines.py"},
     "pydantic_ai": {
         f"services/agents/{name}.py" for name in ("models", "providers", "dialect")

@@ -15,10 +15,11 @@ from events.inbox import Inbox
 from events.journal import Journal
 from events.names import ANSWERS_ALL, Key
 from events.wire import Wire
-from gateway.asking import as_answer, encoded
+from gateway.asking import Vouched, as_answer, encoded, identity
 from gateway.web.identity import Identity
 from services.handler import Handler
 from services.requests import NEW, Answer, acceptance
+from services.tiers import FREE
 
 WAIT: Final = 10.0
 """Seconds to wait for an answer; the command is stored all the same."""
@@ -72,13 +73,16 @@ class Desk:
 
         Raises Refused, Declined, Unavailable; Unanswered once it is stored.
         """
-        del who  # it is published as the user's own
         command = body.setdefault("command_id", f"gw-{secrets.token_hex(8)}")
         payload = encoded(body)
         answer = asyncio.get_running_loop().create_future()
         self._waiting[command] = answer
         try:
-            await self._inbox.publish(key, verb, payload)
+            vouched = Vouched(who.user, who.tier or FREE)
+            headers = identity(key, vouched)
+            await self._inbox.publish(
+                key, verb, payload, door="gateway", headers=headers
+            )
             async with asyncio.timeout(WAIT):
                 return as_answer(await answer)
         except TimeoutError:

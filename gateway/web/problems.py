@@ -22,6 +22,7 @@ STATUSES: Final = {
     "stale": 409,
     "obsolete": 409,
     "conflict": 409,
+    "too_slow": 408,
     "too_large": 413,
     "not_json": 415,
     "invalid_input": 422,
@@ -33,6 +34,9 @@ STATUSES: Final = {
     "server_unsuitable": 503,
 }
 """The status of each code of ``events.errors``; 500 for what is not here."""
+
+UNREAD: Final = frozenset({408, 413, 415})
+"""Statuses after which a connection ends: what else it brings is not read."""
 
 AGAIN: Final = 2.0
 """Seconds after which to ask again what cannot be answered now."""
@@ -63,6 +67,10 @@ class Forbidden(WakeError):
 
 class NotJson(WakeError):
     """Send the body as application/json."""
+
+
+class TooSlow(WakeError):
+    """The body did not arrive in time: send it at once."""
 
 
 class TooManyRequests(WakeError):
@@ -112,4 +120,7 @@ def told(error: WakeError) -> web.Response:
     after = getattr(error, "retry_after", None)
     if status == HTTPStatus.SERVICE_UNAVAILABLE and after is None:
         after = AGAIN
-    return problem(status, error.code, str(error), retry_after=after)
+    response = problem(status, error.code, str(error), retry_after=after)
+    if status in UNREAD:
+        response.force_close()
+    return response

@@ -1,4 +1,4 @@
-"""Tokens: verified here, and those of our own minted. The one file that knows JWT.
+"""Tokens: verified here, and those of our own minted.
 
 A token says who asks (``sub``), until when (``exp``) and for what (``aud``);
 ``tier`` and ``roles`` may stand in it. Feed tokens have an audience of their own,
@@ -101,7 +101,9 @@ class Tokens:
                 return self._decoded(token, self._secret, "HS256", self.feed_audience)
             audiences = [self._audience, self.feed_audience]
             return self._decoded(token, self._secret, "HS256", audiences, self._issuer)
-        key = self._keys and self._keys.key(header.get("kid"))
+        if self._keys is None:
+            raise jwt.InvalidTokenError
+        key = self._keys.key(header.get("kid"))
         if key is None:
             raise jwt.InvalidTokenError
         algorithm = str(key.algorithm_name)

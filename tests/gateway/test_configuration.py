@@ -124,6 +124,23 @@ EVERYTHING: dict[str, tuple[str, str, Any]] = {
         "https://otel.example:4318/v1",
         "https://otel.example:4318/v1",
     ),
+    "gateway.listen": ('"0.0.0.0:80"', "0.0.0.0:80", "0.0.0.0:80"),
+    "gateway.secret": ("", PASSWORD, Secret(PASSWORD)),
+    "gateway.secret_file": ("", "", None),
+    "gateway.jwks_file": ('"/etc/k.json"', "/etc/k.json", Path("/etc/k.json")),
+    "gateway.audience": ('"wake"', "wake", "wake"),
+    "gateway.issuer": (
+        '"https://id.example"',
+        "https://id.example",
+        "https://id.example",
+    ),
+    "gateway.origins": (
+        '["https://a.example", "http://[::1]:80"]',
+        "https://a.example, http://[::1]:80",
+        ("https://a.example", "http://[::1]:80"),
+    ),
+    "gateway.timeout": ("600", "600", 600.0),
+    "gateway.drain": ("0", "0.0", 0.0),
 }
 
 
@@ -146,7 +163,9 @@ def test_every_option_by_variable(tmp_path: Path) -> None:
 
 def test_every_option_by_flag(tmp_path: Path) -> None:
     """Each option but a password can be a flag, typed or as text."""
-    given = {n: e for n, e in EVERYTHING.items() if not n.startswith("nats.")}
+    given = {
+        n: e for n, e in EVERYTHING.items() if not n.startswith(("nats.", "gateway.s"))
+    }
     as_text = load({n: text for n, (_, text, _) in given.items()}, {}, tmp_path)
     as_typed = load({n: meant for n, (_, _, meant) in given.items()}, {}, tmp_path)
     assert as_text.settings == as_typed.settings

@@ -17,7 +17,7 @@ from gateway.up import ALL, Name, Services, Started
 from gateway.web.secret import tokens_of
 from gateway.web.tokens import Tokens
 
-SECRET = "a secret of tests, which is long enough"
+SECRET = "a secret of tests, which is long enough"  # noqa: S105 - of tests
 LIMIT = 30.0
 """Seconds until a test gives up on something."""
 

@@ -134,7 +134,7 @@ class Attendant:
             case web.HTTPException():
                 return _http(error)
             case TimeoutError():
-                self._seldom.warn("slow", f"{canonical(request)} took too long")
+                self._seldom.warning("a request took too long", canonical(request))
                 return closing(told(Unavailable("it took too long: ask again")))
             case _:
                 failed(type(error).__name__)
@@ -144,7 +144,9 @@ class Attendant:
     def _refused(self, error: WakeError) -> web.Response:
         response = told(error)
         if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            self._seldom.warn(error.code, f"{response.status}: {error}")
+            self._seldom.warning(
+                f"answered {response.status} ({error.code})", str(error)
+            )
         return response
 
     def _log(self, request: web.Request, status: int, begun: float) -> None:

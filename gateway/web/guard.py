@@ -65,7 +65,7 @@ class Guard:
             return self._authenticate(token)
         except Unauthorized as error:
             where = address or "nowhere"
-            self._seldom.warn(str(error), f"a login from {where} failed: {error}")
+            self._seldom.warning(f"login refused ({error})", f"from {where}")
             self._logins.failed(where)
             raise
 
@@ -74,7 +74,7 @@ class Guard:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None or self._ours(origin, request):
             return
-        self._seldom.warn("origin", f"a page of {origin!r:.80} may not ask here")
+        self._seldom.warning("a page of another origin may not ask", f"{origin!r:.80}")
         raise Forbidden(
             "pages of this origin may not ask here: the operator allows them with "
             "gateway.origins"

@@ -67,7 +67,7 @@ async def _read(request: web.Request) -> bytes:
         raise BadRequest(f"the body cannot be read: {error}") from error
 
 
-def query_of(request: web.Request, kind: type[Any]) -> Any:
+def query_of(request: web.Request, kind: Any) -> Any:
     """The query of a request; raises InvalidInput, naming what is wrong."""
     many = _lists(kind)
     values: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def query_of(request: web.Request, kind: type[Any]) -> Any:
 
 
 @cache
-def _lists(kind: type[Any]) -> frozenset[str]:
+def _lists(kind: Any) -> frozenset[str]:
     """The parameters that may be given several times."""
     return frozenset(
         f.encode_name

@@ -17,12 +17,12 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import nats
@@ -37,14 +37,13 @@ from events.jetstream import JetStreamJournal
 from events.logstream import JetStreamLogbook
 from events.messages import ToolCall, Usage
 from events.names import EVENTS, Key, Route, commit_subject
-from events.rawlog import Raw
+from events.rawlog import Raw, RawLog
 from events.rawstream import JetStreamRawLog, all_streams
 from events.spec import AgentSpec
 from events.tablestream import JetStreamTimetable
 from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
 from projections.fold import BEGINNING, Fold
-from projections.inflow import Batch
 from projections.projector import Projector
 from projections.readers import Question
 from projections.rebuild import Sources, rebuild, swap
@@ -167,21 +166,27 @@ _sent = msgspec.json.Decoder(_Sent)
 
 
 class Timed(Projector):
-    """Notes the lag of every tenth event."""
+    """Notes when each transaction was committed, and how far it went."""
 
     def __init__(self, path: Path, sources: Sources) -> None:
         super().__init__(path, sources)
-        self.lags: list[float] = []
-        self.seen = 0
-        self.commits = 0
+        self.told: list[tuple[float, int]] = []
 
-    async def _step(self, writer: Any, batch: Batch) -> None:
-        await super()._step(writer, batch)
-        now = time.time()
-        self.seen += len(batch[EVENTS])
-        self.commits += 1
-        for raw in batch[EVENTS][::10]:
-            self.lags.append(now - _sent.decode(raw.body).at.timestamp())
+    async def _tell(self, positions: Mapping[str, int]) -> None:
+        await super()._tell(positions)
+        self.told.append((time.time(), positions[EVENTS]))
+
+
+def lags_of(told: Sequence[tuple[float, int]], log: RawLog) -> list[float]:
+    """How late each event could be asked for, in seconds; sorted."""
+    lags, turns = list[float](), iter(told)
+    when, upto = next(turns)
+    for run in log.bulk(0, told[-1][1]):
+        for raw in run:
+            while raw.position > upto:
+                when, upto = next(turns)
+            lags.append(when - _sent.decode(raw.body).at.timestamp())
+    return sorted(lags)
 
 
 class Followed(NamedTuple):
@@ -237,13 +242,12 @@ async def follow(
             sender = await process(server, "publish", str(rate), str(seconds))
             assert sender.stdout is not None  # noqa: S101 - it is a pipe
             await sender.stdout.readline()
-            projector.lags.clear()
-            projector.commits = 0
-            seen, began, cpu = projector.seen, time.perf_counter(), time.process_time()
+            projector.told.clear()
+            began, cpu = time.perf_counter(), time.process_time()
             asking = group.create_task(_ask(projector, asks))
             ticking = group.create_task(_tick())
             await sender.wait()
-            while projector.seen < seen + rate * seconds:
+            while projector.positions[EVENTS] < rate * seconds:
                 if time.perf_counter() - began > 4 * seconds:
                     break
                 await asyncio.sleep(0.01)
@@ -253,16 +257,18 @@ async def follow(
             await asyncio.wait([asking, ticking])
             await projector.stop()
             await running
-    lags, asked = sorted(projector.lags), sorted(_asked)
+            seen = projector.positions[EVENTS]
+            lags = await asyncio.to_thread(lags_of, projector.told, sources.events)
+    asked = sorted(_asked)
     return Followed(
-        (projector.seen - seen) / took,
+        seen / took,
         _at(lags, 0.5) * 1e3,
         _at(lags, 0.99) * 1e3,
         _at(asked, 0.5) * 1e3,
         _at(asked, 0.99) * 1e3,
         used / took,
         _at(sorted(_ticks), 0.99) * 1e3,
-        projector.commits,
+        len(projector.told),
     )
 
 

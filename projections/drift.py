@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from events.names import Key
-from projections.rows import ExecutionRow, Row, columns, fitted
+from projections.row import Row, columns, fitted
+from projections.rows import ExecutionRow
 from projections.truth import Truth
 
 Found = Mapping[type[Row], Sequence[Row]]

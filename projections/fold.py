@@ -3,11 +3,11 @@
 What changes is held as ``Live``; what is done leaves with the next ``Delta``. A
 message that cannot be folded is put aside, with the reason; its execution stays
 as it was. Executions that ended are not held: who comes back (a retry), or whose
-history has a gap, is ``lost`` until ``refold`` is given the whole history.
+history has a gap, is ``lost`` until ``refold`` is given the whole history, up to
+the commit that was seen last of it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -18,22 +18,17 @@ from events.errors import InvalidInput, WakeError
 from events.logbook import Stored, decode_line
 from events.names import EVENTS, LOGS, RECURRING, TRIGGERS, Key
 from events.rawlog import Raw
-from events.timetable import Name
+from projections.delta import Delta, Gathered
 from projections.live import Live
-from projections.opened import Rows, no_rows
 from projections.outside import line_row, trigger_row
 from projections.plans import Plans
 from projections.purge import is_purge
 from projections.rows import (
-    OWNED,
-    DeadLetterRow,
     ExecutionRow,
     LogRow,
-    Row,
     ScheduleRow,
     TriggerRow,
 )
-from projections.texts import cut
 
 ENDED = 500
 """Executions that have ended and are still held."""
@@ -45,25 +40,6 @@ PURGED = 10_000
 """Executions of which it is remembered that they were deleted: lines come late."""
 
 _EVENTS, _PARTS = "events", 4
-
-
-@dataclass
-class Delta:
-    """What a number of messages changed, to be written in one transaction.
-
-    First all rows of ``erased`` go, and with True the log lines too; then the
-    changing rows of ``settled`` and ``hot``; then ``cold`` and those of ``hot``
-    are added. ``schedules`` are replaced, or go. ``positions`` are how far each
-    stream was folded.
-    """
-
-    positions: dict[str, int]
-    erased: dict[Key, bool] = field(default_factory=dict)
-    settled: list[Live] = field(default_factory=list)
-    hot: list[Live] = field(default_factory=list)
-    cold: Mapping[type[Row], list[Row]] = field(default_factory=no_rows)
-    schedules: dict[Name, ScheduleRow | None] = field(default_factory=dict)
-    messages: int = 0
 
 
 class Fold:
@@ -79,13 +55,10 @@ class Fold:
     ) -> None:
         self._most_ended = ended
         self.positions = {**BEGINNING, **positions}
-        self.lost: set[Key] = set()
-        self._out: Rows = no_rows()
+        self.lost: dict[Key, int] = {}
+        self._gathered = Gathered()
         self._live: dict[str, Live] = {}
         self._touched: dict[str, Live] = {}
-        self._erased: dict[Key, bool] = {}
-        self._gone: set[int] = set()
-        self._forgotten: set[tuple[str | None, str | None]] = set()
         self._unreadable: Final[dict[Key, str]] = {}
         self._count = 0
         self._schedules = Plans(schedules)
@@ -97,7 +70,7 @@ class Fold:
         self._ended: dict[str, Live] = {}
         self._purged: dict[Key, None] = {}
         for key, one in (live or {}).items():
-            one.out = self._out
+            one.out = self._gathered.rows
             self._live[_name(key)] = one
             if one.final:
                 self._ended[_name(key)] = one
@@ -133,20 +106,21 @@ class Fold:
             self._touched[name] = live
             if live.again:
                 self._erase(key, name, live, purged=False)
-                self.lost.add(key)
+                self.lost[key] = position
         else:
             self._miss_in(raw, key, name, live)
 
     def _begin(self, raw: Raw, commit: Commit, key: Key, name: str) -> Live | None:
         """Hold one that begins here; others are looked for, or let go of."""
         if key in self.lost:
+            self.lost[key] = raw.position
             return None
         if commit.events and type(commit.events[-1]) is Purged:
             self._erase(key, name, None, purged=True)
             self._unreadable.pop(key, None)
         elif commit.version == 1:
             row = ExecutionRow(raw.position, key.execution, key.user)
-            live = self._live[name] = Live(row, self._out)
+            live = self._live[name] = Live(row, self._gathered.rows)
             return live
         else:
             self._miss(raw, key)
@@ -158,7 +132,7 @@ class Fold:
             self._put_aside(raw, live, live.row.problem)
         else:
             self._erase(key, name, live, purged=False)
-            self.lost.add(key)
+            self.lost[key] = raw.position
 
     def _miss(self, raw: Raw, key: Key) -> None:
         """It is not held: it ended and comes back, or its beginning is not there."""
@@ -167,13 +141,15 @@ class Fold:
             self._letter(raw, key, known)
         else:
             self._erase(key, _name(key), None, purged=False)
-            self.lost.add(key)
+            self.lost[key] = raw.position
 
     def _put_aside(self, raw: Raw, live: Live | None, reason: str) -> None:
         """Keep what cannot be folded, and say so with its execution."""
         key = _key_or_none(raw.subject)
         if live is None and key is not None:
-            if key not in self.lost:
+            if key in self.lost:
+                self.lost[key] = raw.position
+            else:
                 self._miss(raw, key)
             return
         if live is not None and live.row.problem is None:
@@ -181,34 +157,19 @@ class Fold:
             self._touched[raw.subject.rpartition(".")[0]] = live
         self._letter(raw, key, reason)
 
-    def _letter(
-        self, raw: Raw, key: Key | None, reason: str, stream: str = EVENTS
-    ) -> None:
-        self._out[DeadLetterRow].append(
-            DeadLetterRow(
-                stream,
-                raw.position,
-                raw.subject,
-                key.user if key else None,
-                key.execution if key else None,
-                cut(reason),
-                cut(raw.body.decode(errors="replace")),
-            )
-        )
+    def _letter(self, raw: Raw, key: Key | None, reason: str) -> None:
+        self._gathered.letter(EVENTS, raw, key, reason)
 
     def _erase(self, key: Key, name: str, live: Live | None, *, purged: bool) -> None:
-        """Let all rows of an execution go; those not written yet, too."""
-        self._erased[key] = purged or self._erased.get(key, False)
+        """Let all rows of an execution go, and hold it no more."""
+        self._gathered.erase(key, live, lines=purged)
         if purged:
             self._purged[key] = None
             if len(self._purged) > PURGED:
                 del self._purged[next(iter(self._purged))]
-        self._forgotten.add(key)
         self._live.pop(name, None)
         self._touched.pop(name, None)
         self._ended.pop(name, None)
-        if live is not None:
-            self._gone.add(live.row.eid)
 
     # ── what was lost ────────────────────────────────────────────────────────
 
@@ -217,11 +178,11 @@ class Fold:
 
         What is beyond the position of the fold comes again by itself.
         """
-        self._sweep()
-        self.lost.discard(key)
+        self._gathered.sweep()
+        self.lost.pop(key, None)
         past = [raw for raw in history if raw.position <= self.positions[EVENTS]]
         if past and is_purge(past[-1], key):
-            self._erased[key] = True
+            self._gathered.erase(key, None, lines=True)
             return
         live: Live | None = None
         for number, raw in enumerate(past, 1):
@@ -242,7 +203,7 @@ class Fold:
             if reason is None and commit.version == number:
                 if live is None:
                     row = ExecutionRow(raw.position, key.execution, key.user)
-                    live = Live(row, self._out)
+                    live = Live(row, self._gathered.rows)
                 live.follow(commit, raw.subject.rpartition(".")[2], raw.position)
                 live.again = False
                 return live
@@ -266,15 +227,15 @@ class Fold:
             try:
                 self._others[stream](raw)
             except (InvalidInput, ValueError, msgspec.MsgspecError) as error:
-                self._letter(raw, None, str(error), stream)
+                self._gathered.letter(stream, raw, None, str(error))
 
     def _take_line(self, raw: Raw) -> None:
         line = decode_line(Stored(raw.position, raw.subject, raw.body))
         if line.key not in self._purged:
-            self._out[LogRow].append(line_row(line))
+            self._gathered.rows[LogRow].append(line_row(line))
 
     def _take_trigger(self, raw: Raw) -> None:
-        self._out[TriggerRow].append(trigger_row(raw))
+        self._gathered.rows[TriggerRow].append(trigger_row(raw))
 
     # ── what comes out ───────────────────────────────────────────────────────
 
@@ -285,8 +246,8 @@ class Fold:
         table as wide as theirs, and a retry finds them. Without ``hot``, all that
         has ended goes, and what may still change is left for a later time.
         """
-        self._sweep()
-        delta = Delta(dict(self.positions), self._erased, messages=self._count)
+        self._gathered.sweep()
+        delta = Delta(dict(self.positions), messages=self._count)
         touched, self._touched = self._touched, {}
         for name, live in touched.items():
             if live.final:
@@ -300,9 +261,8 @@ class Fold:
         if hot:
             delta.hot = [x for name, x in touched.items() if name in self._live]
         delta.schedules = self._schedules.drain()
-        delta.cold = dict(self._out)
-        self._out.clear()
-        self._erased, self._count = {}, 0
+        self._gathered.hand_over(delta)
+        self._count = 0
         return delta
 
     def _settle(self) -> list[Live]:
@@ -310,27 +270,10 @@ class Fold:
         ended = {name: live for name, live in self._ended.items() if live.final}
         for name, live in ended.items():
             for row in live.open_rows():
-                self._out[type(row)].append(row)
+                self._gathered.rows[type(row)].append(row)
             del self._live[name]
         self._ended = {}
         return list(ended.values())
-
-    def _sweep(self) -> None:
-        """Drop rows of what was erased since they were made."""
-        if not self._gone and not self._forgotten:
-            return
-        for kind in OWNED:
-            self._out[kind] = [
-                row
-                for row in self._out[kind]
-                if row.eid not in self._gone  # type: ignore[attr-defined]
-            ]
-        self._out[DeadLetterRow] = [
-            row
-            for row in self._out[DeadLetterRow]
-            if _about(row) not in self._forgotten
-        ]
-        self._gone, self._forgotten = set(), set()
 
 
 def _name(key: Key) -> str:
@@ -349,8 +292,3 @@ def _key_or_none(subject: str) -> Key | None:
         return _key(subject.rpartition(".")[0])
     except InvalidInput:
         return None
-
-
-def _about(letter: Row) -> tuple[str | None, str | None]:
-    assert isinstance(letter, DeadLetterRow)  # noqa: S101 - for the type checker
-    return letter.user, letter.execution

@@ -11,14 +11,8 @@ from events.commit import Commit
 from events.execution import IN_DOUBT
 from events.names import Key
 from events.state import FINAL
-from projections.rows import (
-    CallRow,
-    ChildRow,
-    ExecutionRow,
-    Row,
-    SignalRow,
-    WaitRow,
-)
+from projections.row import Row
+from projections.rows import CallRow, ChildRow, ExecutionRow, SignalRow, WaitRow
 from projections.texts import NONE, as_json, cut, size, sizes_of, utc, utc_or_none
 
 Rows = defaultdict[type[Row], list[Row]]

@@ -1,46 +1,34 @@
 """The projector: follows the log, and keeps the read model its exact fold.
 
-Messages wait until what was written last is some time ago, or until they are
-many: a single one can be asked for at once, and a flood is written in large
-pieces. All of DuckDB happens in threads.
+It opens the file, or builds it, and follows (``follower.py``) until something ends
+that: then it begins again, or says why not. All of DuckDB happens in threads.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 from events.errors import FolderInUse, NotAllowedNow, Unavailable, WakeError
-from events.names import EVENTS, Key
-from events.rawlog import Extent, Raw
-from projections.fold import BEGINNING, Fold
-from projections.inflow import Batch, Inflow
+from events.names import EVENTS
+from projections.cursor import Answer, Cursor
+from projections.fold import BEGINNING
+from projections.follower import INTERVAL, Follower
 from projections.readers import Question, Readers
-from projections.rebuild import Rebuilt, Sources, rebuild, swap
+from projections.rebuild import Rebuilt, Sources, beside, discard, rebuild, swap
 from projections.sole import owned
-from projections.store import Answer, Checkpoint, Cursor, Outdated, Store
+from projections.store import Store
 from projections.threads import in_thread
+from projections.usable import standing, usable
 from projections.verify import Report, verify
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 0.05
-"""Seconds between two transactions: one costs about ten milliseconds."""
-
-BATCH = 10_000
-"""Messages that are not made to wait for that, and the most in one transaction."""
-
 AGAIN = 5.0
 """Seconds until what could not be done is tried again."""
-
-PAUSE = 0.5
-"""Seconds until a server that is away is asked again."""
-
-EXPIRY = 3600.0
-"""Seconds between two looks for what LOGS and TRIGGERS have no more."""
 
 
 class Projector:
@@ -57,9 +45,9 @@ class Projector:
         self._path, self._sources = path, sources
         self._interval, self._patient = interval, patient
         self._store: Store | None = None
-        self._fold: Fold | None = None
         self._stopping = asyncio.Event()
         self._replaced = asyncio.Event()
+        self._ends = (self._stopping, self._replaced)
         self._swapped = asyncio.Event()
         self._moved = asyncio.Condition()
         self._building = asyncio.Lock()
@@ -87,6 +75,7 @@ class Projector:
 
     async def _keep(self, writer: ThreadPoolExecutor) -> None:
         """Keep the file as long as it is ours."""
+        await in_thread(writer, partial(discard, beside(self._path)))
         self._owner = True
         try:
             while not self._stopping.is_set():
@@ -100,14 +89,15 @@ class Projector:
                     self._swapped.set()
         finally:
             self._owner = False
+            self._swapped.set()  # nobody is left to wait for
 
     async def _once(self, writer: ThreadPoolExecutor) -> None:
         """Open the file and follow the log, until something ends that."""
         try:
-            await self._opened(writer)
-            if self._store is not None:
+            follower = await self._opened(writer)
+            if follower is not None:
                 self._problem = ""
-                await self._serve(writer)
+                await follower.run(*self._ends)
         except ExceptionGroup as errors:  # the first ended the others
             raise errors.exceptions[0] from errors
         finally:
@@ -121,8 +111,7 @@ class Projector:
         if self._problem != str(error):
             self._problem = str(error)
             logger.error("nothing can be asked of the read model: %s", error)
-        events = (self._stopping, self._replaced)
-        waiting = [asyncio.ensure_future(event.wait()) for event in events]
+        waiting = [asyncio.ensure_future(end.wait()) for end in self._ends]
         try:
             await asyncio.wait(waiting, timeout=AGAIN, return_when="FIRST_COMPLETED")
         finally:
@@ -139,134 +128,42 @@ class Projector:
         if store is not None:
             store.close()
 
-    async def _opened(self, writer: ThreadPoolExecutor) -> None:
-        """Open the file, unless told to stop meanwhile: it may have to be built."""
+    async def _opened(self, writer: ThreadPoolExecutor) -> Follower | None:
+        """Open the file, which may have to be built; None if that is to end."""
         async with asyncio.TaskGroup() as group:
             opening = group.create_task(self._open(writer))
-            stopping = group.create_task(self._stopping.wait())
-            await asyncio.wait((opening, stopping), return_when="FIRST_COMPLETED")
-            opening.cancel()
-            stopping.cancel()
-
-    async def _open(self, writer: ThreadPoolExecutor) -> None:
-        """Open the file; one that is missing or means nothing any more is rebuilt."""
-        store = await self._usable(writer)
-        if store is None:
-            async with self._building:
-                done = await rebuild(self._path, self._sources)
-                swap(self._path)
-            logger.info(
-                "read model built: %s messages, %.1f s", done.messages, done.seconds
-            )
-            store = await in_thread(writer, partial(Store.open, self._path))
-        try:
-            checkpoints = await in_thread(writer, store.checkpoints)
-            positions = {name: one.position for name, one in checkpoints.items()}
-            live = await in_thread(writer, store.live)
-            schedules = await in_thread(writer, store.schedules)
-        except BaseException:
-            store.close()
-            raise
-        self._store, self._fold = store, Fold(positions, live, schedules)
-        await self._tell(positions)
-
-    async def _usable(self, writer: ThreadPoolExecutor) -> Store | None:
-        if not self._path.exists():
-            return None
-        try:
-            store = await in_thread(writer, partial(Store.open, self._path))
-        except Outdated as error:
-            logger.warning("%s", error)
-            return None
-        try:
-            extents = await self._sources.extents()
-            checkpoints = await in_thread(writer, store.checkpoints)
-        except BaseException:
-            store.close()
-            raise
-        why = _mismatch(checkpoints, extents)
-        if why is None:
-            return store
-        logger.warning("the read model is rebuilt: %s", why)
-        store.close()
-        return None
-
-    async def _serve(self, writer: ThreadPoolExecutor) -> None:
-        inflow = Inflow(list(BEGINNING))
-        async with asyncio.TaskGroup() as group:
-            sources = self._sources.named()
-            tasks = [
-                group.create_task(
-                    inflow.pump(name, source.follow(self.positions[name]))
-                )
-                for name, source in sources.items()
-            ]
-            tasks.append(group.create_task(self._expire(writer)))
-            writing = group.create_task(self._write(writer, inflow))
-            ends = [
-                group.create_task(self._stopping.wait()),
-                group.create_task(self._replaced.wait()),
-            ]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for task in (*tasks, *ends):
+            ends = [group.create_task(end.wait()) for end in self._ends]
+            await asyncio.wait((opening, *ends), return_when="FIRST_COMPLETED")
+            for task in (opening, *ends):
                 task.cancel()
-            await asyncio.wait(tasks)
-            writing.cancel()
-        if inflow.count and not self._replaced.is_set():
-            await self._step(writer, inflow.take(BATCH))
+        return None if opening.cancelled() else opening.result()
 
-    async def _write(self, writer: ThreadPoolExecutor, inflow: Inflow) -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        while True:
-            await inflow.stirred()
-            await inflow.filled(BATCH, due)
-            due = loop.time() + self._interval
-            await self._step(writer, inflow.take(BATCH))
+    async def _open(self, writer: ThreadPoolExecutor) -> Follower:
+        """Open the file; one that is missing or means nothing any more is rebuilt."""
+        opened = partial(Store.open, self._path)
+        store = await usable(self._path, self._sources, writer)
+        if store is None:
+            await self._build()
+            store = await in_thread(writer, opened, undo=Store.close)
+        try:
+            fold = await in_thread(writer, partial(standing, store))
+        except BaseException:
+            store.close()
+            raise
+        self._store = store
+        await self._tell(fold.positions)
+        interval = self._interval
+        return Follower(
+            store, fold, self._sources, writer, self._tell, interval=interval
+        )
 
-    async def _step(self, writer: ThreadPoolExecutor, batch: Batch) -> None:
-        """Fold and write; who is cut off has written all of it or nothing."""
-        lost = await in_thread(writer, partial(self._fold_batch, batch))
-        if lost:
-            await self._find(lost)
-            await in_thread(writer, self._commit)
-        await self._tell(self._needed_fold.positions)
-
-    def _fold_batch(self, batch: Batch) -> Sequence[Key]:
-        fold = self._needed_fold
-        for stream, raws in batch.items():
-            for raw in raws:
-                fold.take(stream, raw)
-        if not fold.lost:
-            self._commit()
-        return sorted(fold.lost)
-
-    def _commit(self) -> None:
-        self._needed_store.commit(self._needed_fold.drain())
-
-    async def _find(self, lost: Sequence[Key]) -> None:
-        """Read the histories of those that came back after their end."""
-        for key in lost:
-            history = await self._history(key)
-            self._needed_fold.refold(key, history)
-
-    async def _history(self, key: Key) -> Sequence[Raw]:
-        """Read a history; a server that is away comes back."""
-        while True:
-            try:
-                return await self._sources.events.history(key, at_least=0)
-            except Unavailable as error:
-                logger.warning("%s is not read yet: %s", key, error)
-                await asyncio.sleep(PAUSE)
-
-    async def _expire(self, writer: ThreadPoolExecutor) -> None:
-        """Let log lines and triggers go that are too old, now and then."""
-        while True:
-            with suppress(Unavailable):  # then the next time
-                extents = await self._sources.extents()
-                first = {name: extent.first for name, extent in extents.items()}
-                await in_thread(writer, partial(self._needed_store.forget, first))
-            await asyncio.sleep(EXPIRY)
+    async def _build(self) -> None:
+        async with self._building:
+            done = await rebuild(self._path, self._sources)
+            swap(self._path)
+        logger.info(
+            "read model built: %s messages, %.1f s", done.messages, done.seconds
+        )
 
     # ── asking ───────────────────────────────────────────────────────────────
 
@@ -303,7 +200,11 @@ class Projector:
             done = await rebuild(self._path, self._sources)
             self._swapped.clear()
             self._replaced.set()
-            await self._swapped.wait()
+            if self._owner:
+                await self._swapped.wait()
+            if self._replaced.is_set():
+                self._replaced.clear()
+                raise Unavailable("the projector ended before it was in place")
         return done
 
     async def verify(self) -> Report:
@@ -319,32 +220,7 @@ class Projector:
             raise Unavailable("the read model is being built: ask again later")
         return store.cursor()
 
-    async def _tell(self, positions: dict[str, int]) -> None:
+    async def _tell(self, positions: Mapping[str, int]) -> None:
         async with self._moved:
             self.positions = dict(positions)
             self._moved.notify_all()
-
-    @property
-    def _needed_fold(self) -> Fold:
-        assert self._fold is not None  # noqa: S101 - while it serves
-        return self._fold
-
-    @property
-    def _needed_store(self) -> Store:
-        assert self._store is not None  # noqa: S101 - while it serves
-        return self._store
-
-
-def _mismatch(
-    checkpoints: dict[str, Checkpoint], extents: dict[str, Extent]
-) -> str | None:
-    """Say why positions that were kept mean nothing any more, if so."""
-    if checkpoints.keys() != extents.keys():
-        return "it was made of other streams"
-    for name, extent in extents.items():
-        kept = checkpoints[name]
-        if kept.made != extent.made:
-            return f"{name} is another stream, made {extent.made}"
-        if kept.position > extent.last:
-            return f"{name} ends at {extent.last}, before what was folded"
-    return None

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from events.errors import Unavailable
-from projections.store import Answer, Cursor, Interrupted
+from projections.cursor import Answer, Cursor, Interrupted
 
 QUICK = 2
 """Threads for common questions: more would not be faster on the cores there are."""

@@ -21,7 +21,8 @@ from typing import NamedTuple
 from events.names import EVENTS
 from events.rawlog import Extent, Raw, RawLog
 from projections.fold import BEGINNING, Fold
-from projections.store import Store, Unfit, rows_beside
+from projections.store import Store, Unfit
+from projections.tables import rows_beside
 from projections.threads import in_thread
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ async def rebuild(path: Path, sources: Sources) -> Rebuilt:
 async def _build(path: Path, sources: Sources, *, bulk: bool) -> int:
     """Build it; returns how many messages that took. Raises Unfit in bulk."""
     new = beside(path)
-    _remove(new)
+    discard(new)
     extents = await sources.extents()
     made = {name: extent.made for name, extent in extents.items()}
     with ThreadPoolExecutor(1, "rebuild-write") as writer:
@@ -86,8 +87,11 @@ async def _build(path: Path, sources: Sources, *, bulk: bool) -> int:
         work = _Work(store, sources, extents)
         try:
             await work.run(writer)
-        finally:
-            store.close()
+        except BaseException:
+            await in_thread(writer, store.close)
+            discard(new)  # nobody wants it, and a full disk has room again
+            raise
+        await in_thread(writer, store.close)
     return work.messages
 
 
@@ -114,7 +118,8 @@ def _log_of(path: Path) -> Path:
     return path.with_name(path.name + ".wal")
 
 
-def _remove(path: Path) -> None:
+def discard(path: Path) -> None:
+    """Remove a model, with all that belongs to it."""
     for file in (path, _log_of(path), rows_beside(path)):
         file.unlink(missing_ok=True)
 
@@ -134,9 +139,9 @@ class _Work:
     async def run(self, writer: ThreadPoolExecutor) -> None:
         """Fold all, find what was lost, and write the rest."""
         await self._in_thread(writer)
-        for key in sorted(self._fold.lost):
-            last = self._extents[EVENTS].last
-            history = await self._sources.events.history(key, at_least=0)
+        last = self._extents[EVENTS].last
+        for key, position in dict(self._fold.lost).items():
+            history = await self._sources.events.history(key, at_least=position)
             self._fold.refold(key, [r for r in history if r.position <= last])
         await in_thread(writer, self._finish)
 

@@ -7,10 +7,11 @@ costs the same however long the history is (``docs/adr/0017``).
 """
 
 from hashlib import sha256
-from typing import Final
+from typing import Final, get_args
 
-from events.catalog import Event
-from projections.rows import HOT, ROWS, ExecutionRow, Row, columns
+from events.catalog import AnyEvent
+from projections.row import Row, columns
+from projections.rows import HOT, ROWS, ExecutionRow
 from projections.texts import LENGTH
 from projections.views import VIEWS
 
@@ -56,8 +57,9 @@ def statements() -> list[str]:
 def fingerprint() -> str:
     """What a file must have been made by; another one is rebuilt.
 
-    Events count too: one that was put aside as unknown may be known now.
+    Events count too: one that was put aside as unknown may be known now. They are
+    those that a commit may hold; a class that is merely loaded is none of them.
     """
-    tags = sorted(str(kind.__struct_config__.tag) for kind in Event.__subclasses__())
+    tags = sorted(str(kind.__struct_config__.tag) for kind in get_args(AnyEvent))
     parts = [str(RULES), str(LENGTH), *tags, *statements()]
     return sha256("\n".join(parts).encode()).hexdigest()[:16]

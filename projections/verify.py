@@ -12,20 +12,21 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from events.commit import unseal
-from events.errors import InvalidInput, WakeError
+from events.errors import InvalidInput
 from events.logbook import Stored, decode_line
 from events.names import EVENTS, LOGS, RECURRING, TRIGGERS, Key
 from events.rawlog import Extent, Raw, RawLog
 from events.timetable import Definition, Name, Ran
+from projections.cursor import Cursor
 from projections.drift import Difference, differences
 from projections.outside import line_row, trigger_row
 from projections.plans import note, part_of, schedule_row, undefined_row
 from projections.purge import is_purge
 from projections.rebuild import Sources
-from projections.rows import OWNED, LogRow, Row, ScheduleRow, TriggerRow
-from projections.store import Cursor
-from projections.truth import Teller, Truth
+from projections.row import Row
+from projections.rows import OWNED, LogRow, ScheduleRow, TriggerRow
+from projections.truth import Truth
+from projections.turn import Turn
 
 M = TypeVar("M", LogRow, TriggerRow)
 
@@ -94,54 +95,6 @@ def _still_there(problems: list[Difference], opened: Opened) -> list[Difference]
     return [p for p in problems if p.what != gone or p.key in there or not p.key.user]
 
 
-class _Turn:
-    """The histories that begin in a range of positions, as they are folded."""
-
-    def __init__(self, after: int, upto: int, position: int) -> None:
-        self.after, self.upto, self._position = after, upto, position
-        self.tellers: dict[Key, Teller] = {}
-        self.damaged: dict[Key, str] = {}
-        self.left_out: set[Key] = set()
-
-    def take(self, raw: Raw, key: Key) -> None:
-        """Take in a commit, if it belongs to a history of this turn."""
-        begins = self.after < raw.position <= self.upto
-        if not begins and key not in self.tellers and key not in self.damaged:
-            return
-        if raw.position > self._position:
-            if is_purge(raw, key):
-                self.left_out.add(key)
-        elif key not in self.damaged:
-            self._fold(raw, key)
-        elif is_purge(raw, key):
-            self.tellers.pop(key, None)
-
-    def _fold(self, raw: Raw, key: Key) -> None:
-        teller = self.tellers.get(key)
-        try:
-            commit = unseal(raw.body, key)
-            if teller is None and commit.version > 1:
-                self.left_out.add(key)  # it begins earlier, or is being deleted
-                return
-            teller = self.tellers.setdefault(key, Teller(key))
-            teller.take(raw, commit)
-        except WakeError as error:
-            self.damaged[key] = str(error)
-
-    def truths(self) -> dict[Key, Truth]:
-        """What must be there."""
-        keys = self.tellers.keys() | self.damaged.keys()
-        return {
-            key: self._truth(key) for key in sorted(keys) if key not in self.left_out
-        }
-
-    def _truth(self, key: Key) -> Truth:
-        teller = self.tellers.get(key)
-        nothing = teller is None or teller.nothing
-        rows = {} if teller is None or nothing else teller.rows()
-        return Truth(rows, self.damaged.get(key))
-
-
 class _Verification:
     """One pass: ``problems`` gives what differs, the rest counts."""
 
@@ -160,7 +113,7 @@ class _Verification:
     def problems(self) -> Iterator[Difference]:
         """Say all that is not as it must be."""
         for after in range(0, max(1, self.positions[EVENTS]), TURN):
-            turn = _Turn(after, after + TURN, self.positions[EVENTS])
+            turn = Turn(after, after + TURN, self.positions[EVENTS])
             for raw in self._messages(self._sources.events, EVENTS, after):
                 self._take(turn, raw)
             yield from self._compare(turn)
@@ -174,7 +127,7 @@ class _Verification:
             for run in source.bulk(first, extent.last):
                 yield from run
 
-    def _take(self, turn: _Turn, raw: Raw) -> None:
+    def _take(self, turn: Turn, raw: Raw) -> None:
         parts = raw.subject.split(".")
         if len(parts) == 4:  # noqa: PLR2004 - events.<user>.<execution>.<route>
             key = Key(parts[1], parts[2])
@@ -182,7 +135,7 @@ class _Verification:
                 self._purged.add(key)
             turn.take(raw, key)
 
-    def _compare(self, turn: _Turn) -> Iterator[Difference]:
+    def _compare(self, turn: Turn) -> Iterator[Difference]:
         found = self._found(turn)
         truths = turn.truths()
         for key in [*truths, *(key for key in found if key not in truths)]:
@@ -193,7 +146,7 @@ class _Verification:
             self.rows += sum(map(len, rows.values()))
             yield from differences(key, truths.get(key, Truth()), rows)
 
-    def _found(self, turn: _Turn) -> dict[Key, dict[type[Row], list[Row]]]:
+    def _found(self, turn: Turn) -> dict[Key, dict[type[Row], list[Row]]]:
         """The rows of this turn; those that belong to nobody are nobody's."""
         keys: dict[int, Key] = {}
         found: dict[Key, dict[type[Row], list[Row]]] = {}

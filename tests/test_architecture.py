@@ -35,7 +35,9 @@ ADAPTERS = {
             "tablestream",
         )
     },
-    "duckdb": {"projections/store.py"},
+    "duckdb": {
+        f"projections/{name}.py" for name in ("database", "cursor", "tables", "store")
+    },
     "opentelemetry": {"services/tracing.py"},
     "jsonschema": {"events/schemas.py"},
     "prometheus_client": {"services/instruments.py"},

@@ -13,6 +13,7 @@ import pytest
 from histories import Story
 from readmodels import Logs, append, ask, drift, projecting, raws, settled
 
+from events.catalog import Event
 from events.errors import Misconfigured
 from events.names import Key
 from projections import schema, store
@@ -54,6 +55,30 @@ async def test_a_file_of_another_version_is_rebuilt(
         assert await ask(projector, "FROM about") == [(schema.fingerprint(),)]
         assert await ask(projector, "SELECT status FROM executions") == [("running",)]
     assert drift(model, raws(logs.events)) == []
+
+
+async def test_what_made_a_file_is_the_same_in_every_process() -> None:
+    """Whatever else is loaded: or each would rebuild what another one made."""
+
+    class Elsewhere(  # type: ignore[misc]  # frozen on the library's own
+        Event, frozen=True, kw_only=True, tag="elsewhere.v1"
+    ):
+        """An event that no commit can hold."""
+
+    assert Elsewhere in Event.__subclasses__()
+    there = await asyncio.to_thread(
+        subprocess.run,
+        [
+            sys.executable,
+            "-c",
+            "from projections import schema as s; print(s.fingerprint())",
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+    )
+    assert there.stdout.strip() == schema.fingerprint()
 
 
 def spoiled(path: Path, spoil: Callable[[bytes], bytes]) -> bytes:

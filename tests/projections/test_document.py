@@ -6,7 +6,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from projections.rows import ROWS, columns
+from projections.row import columns
+from projections.rows import ROWS
 from projections.schema import statements
 from projections.views import VIEWS
 

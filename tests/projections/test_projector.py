@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from readmodels import (
     projecting,
     raws,
     settled,
+    subject_of,
     verified,
 )
 
@@ -98,9 +99,9 @@ async def test_a_flood_is_written_in_few_pieces(model: Path) -> None:
     commits: list[int] = []
 
     class Counted(Projector):
-        def _commit(self) -> None:
-            super()._commit()
-            commits.append(self._needed_fold.positions[EVENTS])
+        async def _tell(self, positions: Mapping[str, int]) -> None:
+            await super()._tell(positions)
+            commits.append(positions[EVENTS])
 
     async with projecting(model, logs, Counted) as projector:
         for subject, body in interleaved(3, 40):
@@ -147,6 +148,27 @@ async def test_who_comes_back_after_its_end_is_folded_anew(model: Path) -> None:
         sql = "SELECT status, steps, output FROM executions WHERE execution = 'failed'"
         assert await ask(projector, sql) == [("completed", 2, "Now it went well.")]
     assert drift(model, raws(logs.events)) == []
+
+
+async def test_a_history_is_read_up_to_what_was_seen_of_it(model: Path) -> None:
+    """A replica that lags must not decide how far the rows go."""
+    logs: Any = Logs.empty()
+    asked: list[int] = []
+    back = Story(Key("ada", "back"))
+    back.running()
+    back.do(lambda x: x.fail(1, "E", "broken", retryable=True))
+
+    async def history(key: Key, *, at_least: int) -> list[Raw]:
+        asked.append(at_least)
+        return await type(logs.events).history(logs.events, key, at_least=at_least)
+
+    logs.events.history = history
+    async with projecting(model, logs) as projector:
+        for recorded in back.log[1:]:  # its beginning is not there
+            logs.events.add(subject_of(recorded), recorded.body)
+        await logs.events.stir()
+        await settled(projector)
+    assert asked == [len(back.log) - 1]
 
 
 async def test_what_is_deleted_has_no_rows(model: Path) -> None:
@@ -229,6 +251,40 @@ async def test_a_rebuild_on_order_gives_the_same_rows(model: Path) -> None:
         assert done.messages >= half
     assert inode(model) != before
     assert [p.name for p in model.parent.iterdir() if p.suffix == ".new"] == []
+    assert drift(model, raws(logs.events)) == []
+
+
+async def test_what_a_killed_rebuild_left_is_removed(model: Path) -> None:
+    """Half a file, its log and its rows: nobody could use them."""
+    model.parent.mkdir()
+    left = [model.with_name(f"{model.name}.new{end}") for end in ("", ".wal", ".rows")]
+    async with projecting(model, Logs.empty()):
+        pass
+    for file in left:
+        file.write_bytes(b"half a file")
+    async with projecting(model, Logs.empty()):
+        assert not any(file.exists() for file in left)
+
+
+async def test_a_rebuild_that_is_done_too_late(model: Path) -> None:
+    """Whose projector has ended is told so, and does not wait for ever."""
+    logs: Any = Logs.empty()
+    for subject, body in interleaved(4, 10):
+        logs.events.add(subject, body)
+    async with projecting(model, logs) as projector:
+        begun, goes_on = threading.Event(), threading.Event()
+
+        def slow(after: int, upto: int) -> Iterator[list[Raw]]:
+            begun.set()
+            assert goes_on.wait(PATIENCE)
+            yield from type(logs.events).bulk(logs.events, after, upto)
+
+        logs.events.bulk = slow
+        building = asyncio.create_task(projector.rebuild())
+        await asyncio.to_thread(begun.wait)
+    goes_on.set()
+    with pytest.raises(Unavailable, match="ended before"):
+        await building
     assert drift(model, raws(logs.events)) == []
 
 

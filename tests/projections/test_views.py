@@ -14,21 +14,20 @@ from events.messages import ToolResult, Usage
 from events.names import Key
 from projections.projector import Projector
 
-NOW = datetime.now(UTC)
-
 
 @pytest.fixture
 async def projector(tmp_path: Path) -> AsyncIterator[Projector]:
     """A projector on the histories below."""
     logs = Logs.empty()
-    for story in _stories():
+    for story in _stories(datetime.now(UTC)):
         await append(logs, story)
     async with projecting(tmp_path / "readmodel.duckdb", logs) as projector:
         await settled(projector)
         yield projector
 
 
-def _stories() -> list[Story]:
+def _stories(now: datetime) -> list[Story]:
+    """What happened, some of it until just now: the suite may run for long before."""
     done = _worked("done", "ada", cost=0.5)
     unpriced = _worked("unpriced", "bob", cost=None)
     copy = done.copy_to(Key("ada", "copy"), 4)
@@ -42,18 +41,17 @@ def _stories() -> list[Story]:
     cancelled = Story(Key("ada", "cancelled"))
     cancelled.start()
     cancelled.command(Cancel(reason="enough"))
-    silent = Story(Key("ada", "silent"), NOW - timedelta(minutes=11))
+    silent = Story(Key("ada", "silent"), now - timedelta(minutes=11))
     silent.running()
-    waiting = Story(Key("ada", "waiting"), NOW - timedelta(minutes=12))
+    waiting = Story(Key("ada", "waiting"), now - timedelta(minutes=12))
     waiting.start(lane="agents_long")
-    fresh = Story(Key("ada", "fresh"), NOW)
+    fresh = Story(Key("ada", "fresh"), now)
     fresh.start()
-    late = Story(Key("ada", "late"), NOW - timedelta(minutes=3))
-    late.start(awaited=e.Awaited(event_type="ci.done", deadline=NOW - MINUTES))
+    late = Story(Key("ada", "late"), now - timedelta(minutes=3))
+    late.start(
+        awaited=e.Awaited(event_type="ci.done", deadline=now - timedelta(minutes=2))
+    )
     return [done, unpriced, copy, failed, cancelled, silent, waiting, fresh, late]
-
-
-MINUTES = timedelta(minutes=2)
 
 
 def _worked(name: str, user: str, cost: float | None) -> Story:

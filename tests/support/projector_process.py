@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from events.bulk import Login
@@ -15,7 +16,7 @@ from projections.rebuild import Sources
 class Telling(Projector):
     """Says how far it is, after each transaction."""
 
-    async def _tell(self, positions: dict[str, int]) -> None:
+    async def _tell(self, positions: Mapping[str, int]) -> None:
         await super()._tell(positions)
         tell(f"at {positions[EVENTS]}")
 

@@ -17,8 +17,9 @@ from projections.drift import Difference, differences
 from projections.projector import Projector
 from projections.readers import Question
 from projections.rebuild import Sources
-from projections.rows import OWNED, ExecutionRow, Row
-from projections.store import Answer, Store
+from projections.row import Row
+from projections.rows import OWNED, ExecutionRow
+from projections.store import Store
 from projections.truth import truth_of
 from projections.verify import Report, verify
 
@@ -93,8 +94,8 @@ async def projecting(
 async def ask(projector: Projector, sql: str, *values: Any) -> list[tuple[Any, ...]]:
     """Ask for all rows."""
     question = Question(sql=sql, values=values, seconds=PATIENCE)
-    answer: Answer = await projector.ask(question)
-    return answer.rows
+    rows: list[tuple[Any, ...]] = (await projector.ask(question)).rows
+    return rows
 
 
 async def settled(projector: Projector) -> None:

@@ -7,10 +7,12 @@ import msgspec
 
 from events.names import Key
 from events.rawlog import Raw
+from projections.delta import Delta
 from projections.drift import Difference, differences
-from projections.fold import BEGINNING, Delta, Fold
+from projections.fold import BEGINNING, Fold
 from projections.live import Live
-from projections.rows import HOT, OWNED, DeadLetterRow, ExecutionRow, LogRow, Row
+from projections.row import Row
+from projections.rows import HOT, OWNED, DeadLetterRow, ExecutionRow, LogRow
 from projections.truth import truth_of
 
 

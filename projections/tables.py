@@ -1,0 +1,131 @@
+"""Rows into the tables of an open file and out of them; of transactions it knows none.
+
+Few rows are appended. Very many are handed over as a file of JSON, which DuckDB
+reads in half the time: that is for a file which nobody is asked about yet.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import duckdb
+import msgspec
+
+from events.names import LOGS, TRIGGERS, Key
+from projections.row import Row, columns, fitted
+
+R = TypeVar("R", bound=Row)
+
+CHUNK = 500
+"""Rows handed over at a time: the interpreter's lock is held meanwhile."""
+
+MANY = 1_000
+"""Rows of a table that are worth a file."""
+
+LARGEST_ROW = 256 * 1024 * 1024
+"""Bytes of a row as JSON: notes are kept whole, and grow."""
+
+AGING = ((LOGS, "logs", "id"), (TRIGGERS, "triggers", "position"))
+"""Streams that forget, the tables of their messages, and the columns of positions."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Tables:
+    """All tables, on one connection. Raises ``duckdb.Error``, and OSError in bulk."""
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, path: Path, *, bulk: bool
+    ) -> None:
+        self._connection, self._path, self._bulk = connection, path, bulk
+        self._appenders: dict[str, duckdb.Appender] = {}
+
+    def rows(self, kind: type[R], table: str) -> list[R]:
+        """Read all rows of a table, in order."""
+        names = ", ".join(f'"{name}"' for name in kind.__struct_fields__)
+        found = self._connection.execute(
+            f"SELECT {names} FROM {table} ORDER BY ALL"
+        ).fetchall()
+        return [kind(*values) for values in found]
+
+    def add(self, table: str, kind: type[R], rows: Sequence[R], *, fit: bool) -> None:
+        """Add rows; ``fit`` makes values fit their columns that do not."""
+        if self._bulk and not fit and len(rows) >= MANY:
+            self._load(table, kind, rows)
+        elif rows:
+            self._append(table, kind, rows, fit=fit)
+
+    def _append(
+        self, table: str, kind: type[R], rows: Sequence[R], *, fit: bool
+    ) -> None:
+        values = map(msgspec.structs.astuple, rows)
+        ready = [fitted(kind, v) for v in values] if fit else list(values)
+        appender = self._appenders.get(table)
+        if appender is None:
+            appender = self._appenders[table] = self._connection.appender(table)
+        for start in range(0, len(ready), CHUNK):
+            appender.append_rows(ready[start : start + CHUNK])
+        appender.flush()
+
+    def _load(self, table: str, kind: type[R], rows: Sequence[R]) -> None:
+        file = rows_beside(self._path)
+        types = {column.name: column.type for column in columns(kind)}
+        try:
+            file.write_bytes(b"\n".join(map(_encode, rows)))
+            self._connection.execute(
+                f"INSERT INTO {table} SELECT * FROM read_json("
+                f"?, format = 'newline_delimited', columns = {types}, "
+                f"maximum_object_size = {LARGEST_ROW})",
+                [str(file)],
+            )
+        finally:
+            file.unlink(missing_ok=True)
+
+    def delete(self, tables: Iterable[str], eids: Sequence[int]) -> None:
+        """Let the rows of executions go."""
+        for table in tables if eids else ():
+            self._connection.execute(
+                f"DELETE FROM {table} WHERE eid IN (SELECT unnest(?::BIGINT[]))",
+                [eids],
+            )
+
+    def delete_named(
+        self, table: str, keys: Sequence[Key], column: str = "execution"
+    ) -> None:
+        """Let the rows go that have a user and a name."""
+        if keys:
+            self._connection.execute(
+                f"""DELETE FROM {table} WHERE ("user", {column}) IN
+                (SELECT unnest(?), unnest(?))""",
+                [[key.user for key in keys], [key.execution for key in keys]],
+            )
+
+    def eids_of(self, keys: Sequence[Key]) -> list[int]:
+        """Find executions, wherever their rows are."""
+        users, ids = [key.user for key in keys], [key.execution for key in keys]
+        found = self._connection.execute(
+            """SELECT eid FROM executions WHERE execution IN (SELECT unnest(?))
+            AND ("user", execution) IN (SELECT unnest(?), unnest(?))""",
+            [ids, users, ids],
+        ).fetchall()
+        return [eid for (eid,) in found]
+
+    def forget(self, first: Mapping[str, int]) -> None:
+        """Let log lines and triggers go that their streams have no more."""
+        for stream, table, column in AGING:
+            self._connection.execute(
+                f"DELETE FROM {table} WHERE {column} < ?", [first[stream]]
+            )
+
+    def clear(self) -> None:
+        """Let go of what was handed over and is not written."""
+        appenders, self._appenders = self._appenders, {}
+        for appender in appenders.values():
+            with suppress(duckdb.Error):
+                appender.clear()
+
+
+def rows_beside(path: Path) -> Path:
+    """Where rows lie on their way into a file that is built."""
+    return path.with_name(f"{path.name}.rows")

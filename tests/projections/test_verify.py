@@ -1,5 +1,7 @@
 """``wake verify --read-model`` finds any row that is not what the log says."""
 
+import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,35 @@ from projections import verify as verification
 from projections.rows import HOT, OWNED, LogRow, ScheduleRow, TriggerRow
 
 
-@pytest.fixture
-async def kept(tmp_path: Path) -> tuple[Path, Logs]:
-    """A model of many histories and some log lines, and the log."""
-    model, logs = tmp_path / "readmodel.duckdb", Logs.empty()
-    log: Any = logs.events
-    for subject, body in interleaved(8, 60):
-        log.add(subject, body)
+def full() -> Logs:
+    """Many histories and some log lines; the same each time."""
+    logs: Any = Logs.empty()
+    for subject, body in interleaved(8, 50):
+        logs.events.add(subject, body)
     for number in range(10):
         logs.line(Key("u1", f"s8-{number}"), "tool.completed", f"line {number}")
-    logs.triggers.add("triggers.all.ci.done", b"{}")  # type: ignore[attr-defined]
-    logs.recurring.add("recurring.ada.daily.ran", b"{}")  # type: ignore[attr-defined]
-    async with projecting(model, logs):
-        pass
-    return model, logs
+    logs.triggers.add("triggers.all.ci.done", b"{}")
+    logs.recurring.add("recurring.ada.daily.ran", b"{}")
+    return logs
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of all that, made once and never changed."""
+    model = tmp_path_factory.mktemp("made") / "readmodel.duckdb"
+
+    async def make() -> None:
+        async with projecting(model, full()):
+            pass
+
+    asyncio.run(make())
+    return model
+
+
+@pytest.fixture
+def kept(made: Path, tmp_path: Path) -> tuple[Path, Logs]:
+    """A copy of it to be spoiled, and the log that it was made from."""
+    return Path(shutil.copy(made, tmp_path)), full()
 
 
 OUTSIDE = (*OWNED, LogRow, TriggerRow, ScheduleRow)

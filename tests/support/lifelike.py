@@ -1,7 +1,7 @@
 """Histories as they happen, decided by a seed: work, people, failures, retries."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from random import Random
 
 from histories import Story, call
@@ -103,7 +103,8 @@ def _finish(execution: Execution, child: str) -> None:
     execution.finish_child(child, "completed", "s", usage=usage, cost=0.5)
 
 
-def interleaved(seed: int, executions: int) -> list[tuple[str, bytes]]:
+@cache
+def interleaved(seed: int, executions: int) -> tuple[tuple[str, bytes], ...]:
     """Subjects and bodies of many such histories, mixed as they come."""
     chance = Random(seed)  # noqa: S311 - a schedule, no secret
     keys = [Key(f"u{n % 5}", f"s{seed}-{n}") for n in range(executions)]
@@ -116,4 +117,4 @@ def interleaved(seed: int, executions: int) -> list[tuple[str, bytes]]:
         subject = f"events.{key.user}.{key.execution}.{recorded.route}"
         mixed.append((subject, recorded.body))
         logs = [one for one in logs if one]
-    return mixed
+    return tuple(mixed)

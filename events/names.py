@@ -47,6 +47,7 @@ RUNNERS_ALL = "runners.*"  # <runner>: what each holds, not stored
 PROJECTOR_ALL = "projector.*"  # orders to the one projector: rebuild, verify
 QUERIES_ALL = "queries.>"  # what the read model is asked: NATS micro services (ADR-32)
 ANSWERS_ALL = "answers.*.*"  # <user>.<command id>: what becomes of commands
+SERVICES = "$SRV"  # .<PING, INFO or STATS>[.<name>[.<id>]]: who serves what (ADR-32)
 DEPARTED_ALL = "$SYS.ACCOUNT.*.DISCONNECT"  # who is gone, told to the system account
 BLOBS_CHUNKS = f"$O.{BLOBS}.C"  # .<user>.<execution>.<sha-256>: a blob's pieces
 BLOBS_INFOS = f"$O.{BLOBS}.M"  # .<name in base64>: that a blob is there, all of it

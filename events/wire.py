@@ -245,9 +245,11 @@ class Wire:
         self._handlers.pop(reply[len(self._inbox) + 1 :], None)
 
     async def subscribe(
-        self, subject: str | None, handler: Callable[["Msg"], None]
+        self, subject: str | None, handler: Callable[["Msg"], None], queue: str = ""
     ) -> Subscription:
         """Hear a subject, or a reply subject of its own, without any limit.
+
+        Of those in a ``queue`` only one hears each message.
 
         The server stops sending when it is unsubscribed, so what a pull asked
         for is not lost to a reader that has gone. Raises OutcomeUnknown.
@@ -259,6 +261,7 @@ class Wire:
         try:
             return await self.client.subscribe(
                 subject or self.client.new_inbox(),
+                queue=queue,
                 cb=pass_on,
                 pending_msgs_limit=0,  # bounded by what was asked for, never dropped
                 pending_bytes_limit=0,

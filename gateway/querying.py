@@ -5,14 +5,16 @@ by the projector within a second.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from events.errors import InvalidInput, OutcomeUnknown, Unavailable, WakeError
-from events.names import BEAT, BEATS
+from events.microservice import Problem
+from events.names import BEAT, BEATS, SERVICE_ERROR
 from events.wire import NO_RESPONDERS, Nobody, Wire, status
 from projections import queries as q
 
@@ -21,7 +23,8 @@ T = TypeVar("T")
 SILENCE = 10.0
 """Seconds without a sign of life, after which the projector is given up."""
 
-_problem = msgspec.json.Decoder(q.Problem)
+_problem = msgspec.json.Decoder(Problem)
+_line = msgspec.json.Decoder(list[Any] | dict[str, Any])
 
 
 class NoProjector(Unavailable):
@@ -70,53 +73,97 @@ class Queries:
         """Ask by SQL for what fits one message; raises TooLarge if it does not."""
         return _decoded(await self._ask(request), q.Rows)
 
+    async def stream(self, request: q.SqlRequest) -> AsyncGenerator[Any, None]:
+        """Ask by SQL for however much: what it comes to, line by line.
+
+        First an object with ``columns`` and ``position``, then an array for each
+        row, and last an object with ``rows``, their number, and ``more``. Close it.
+        """
+        line = bytearray()
+        async with aclosing(self._pieces(request)) as pieces:
+            async for piece in pieces:
+                *ends, rest = piece.split(b"\n")
+                for end in ends:
+                    value = _read(_line, bytes(line + end))
+                    line.clear()
+                    yield value
+                line += rest
+
     async def _page(self, request: q.Request, kind: type[T]) -> q.Page[T]:
         return _decoded(await self._ask(request), q.Page[kind])  # type: ignore[valid-type]
 
     async def _ask(self, request: q.Request | q.SqlRequest) -> bytes:
-        body = encoded(request)
-        heard: asyncio.Queue[Any] = asyncio.Queue()
+        async with self._asked(request) as heard:
+            message = await _next(heard)
+            heard.ended = True
+            return bytes(message.data)
+
+    async def _pieces(self, request: q.SqlRequest) -> AsyncGenerator[bytes, None]:
+        """The pieces of a stream; each is answered when it was taken in."""
+        async with self._asked(replace(request, stream=True)) as heard:
+            while not heard.ended:
+                message = await _next(heard)
+                yield message.data
+                if message.reply:
+                    await self._wire.send(message.reply, b"")
+                else:
+                    heard.ended = True
+
+    @asynccontextmanager
+    async def _asked(self, request: q.Request | q.SqlRequest) -> "AsyncIterator[Heard]":
+        """Ask; gives what comes back. Who leaves before its end stops the query."""
+        heard = Heard()
         reply = self._wire.open(heard.put_nowait)
+        body = encoded(request)
         try:
             await self._wire.send(
                 request.subject, body, reply=reply, headers=WITH_BEATS
             )
-            return await _answer(heard)
+            yield heard
         except Nobody as error:
             raise NoProjector from error
         except OutcomeUnknown as error:
             raise Unavailable(f"the read model cannot be asked: {error}") from error
-        except (asyncio.CancelledError, TimeoutError) as error:
-            await self._cancel(reply)
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            raise Unavailable("the projector says nothing more") from error
         finally:
             self._wire.shut(reply)
+            if not heard.ended:
+                await self._cancel(reply)
 
     async def _cancel(self, reply: str) -> None:
         """Say that nobody waits for it; if that is lost, its time limit stops it."""
         request = q.CancelRequest(reply=reply)
         with suppress(OutcomeUnknown):
-            await self._wire.send(request.subject, encoded(request))
+            await self._wire.send(request.subject, encoded(request), reply=reply)
+
+
+class Heard(asyncio.Queue[Any]):
+    """What comes back to a question; ``ended`` when that was all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = False
 
 
 WITH_BEATS: Final = {BEATS: "1"}
 
 
-async def _answer(heard: "asyncio.Queue[Any]") -> bytes:
-    """Wait for an answer, as long as there are signs of life."""
+async def _next(heard: Heard) -> Any:
+    """Wait for a message, as long as there are signs of life; raises its error."""
     while True:
-        async with asyncio.timeout(SILENCE):
-            message = await heard.get()
+        try:
+            async with asyncio.timeout(SILENCE):
+                message = await heard.get()
+        except TimeoutError as error:
+            raise Unavailable("the projector says nothing more") from error
+        headers = message.headers or {}
         if status(message) == NO_RESPONDERS:
+            heard.ended = True
             raise NoProjector
-        if not (message.headers and BEAT in message.headers):
-            break
-    data: bytes = message.data
-    if message.headers:
-        raise _error(data)
-    return data
+        if SERVICE_ERROR in headers:
+            heard.ended = True
+            raise _error(message.data)
+        if BEAT not in headers:
+            return message
 
 
 def encoded(request: msgspec.Struct) -> bytes:
@@ -128,8 +175,12 @@ def encoded(request: msgspec.Struct) -> bytes:
 
 
 def _decoded(data: bytes, kind: type[T]) -> T:
+    return _read(msgspec.json.Decoder(kind), data)
+
+
+def _read(decoder: "msgspec.json.Decoder[T]", data: bytes) -> T:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Unavailable(f"the answer cannot be read: {error}") from error
 

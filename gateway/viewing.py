@@ -21,6 +21,7 @@ from gateway.output import put, put_json
 from gateway.settings import Settings
 from projections.orders import Orders, order
 from projections.projector import Projector
+from projections.queryservice import QueryService
 from projections.rebuild import Sources, swap
 from projections.rebuild import rebuild as build
 from projections.sole import owned
@@ -45,7 +46,7 @@ async def provision(wire: Wire, settings: Settings) -> None:
 
 
 class Viewing:
-    """The projector as a service, with its orders. Ask ``projector``.
+    """The projector as a service, with its orders and queries. Ask ``projector``.
 
     ``patient`` is for where it is not alone: what shows things ends nothing else.
     """
@@ -59,9 +60,13 @@ class Viewing:
     async def run(self) -> None:
         """Serve until ``stop``; raises WakeError (in a group)."""
         async with asyncio.TaskGroup() as group:
-            orders = group.create_task(Orders(self._wire, self.projector).serve())
+            serving = [
+                group.create_task(Orders(self._wire, self.projector).serve()),
+                group.create_task(QueryService(self._wire, self.projector).serve()),
+            ]
             await self.projector.run()
-            orders.cancel()
+            for task in serving:
+                task.cancel()
 
     async def stop(self) -> None:
         """End in order."""

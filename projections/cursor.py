@@ -7,10 +7,9 @@ import duckdb
 
 from events.errors import InvalidInput, Unavailable, WakeError
 from projections.row import Row
+from projections.sqltext import check, faithful
 
 R = TypeVar("R", bound=Row)
-
-_READ = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
 class Interrupted(WakeError):
@@ -35,15 +34,32 @@ class Cursor:
 
     def run(self, sql: str, values: Any = (), limit: int = 1_000) -> Answer:
         """Ask; at most ``limit`` rows. Raises InvalidInput, Interrupted."""
-        try:
-            found = self._run(sql, values).fetchmany(limit + 1)
-        except duckdb.InterruptException as error:
-            raise Interrupted from error
-        except duckdb.Error as error:
-            raise InvalidInput(f"the query failed: {error}") from error
-        described = self._connection.description
-        names, types = [d[0] for d in described], [str(d[1]) for d in described]
+        names, types = self.begin(sql, values)
+        found = self.fetch(limit + 1)
         return Answer(names, types, found[:limit], len(found) > limit)
+
+    def begin(self, sql: str, values: Any = ()) -> tuple[list[str], list[str]]:
+        """Ask; returns names and types of the columns. Raises as ``run`` does."""
+        with _Told():
+            self._run(sql, values)
+        described = self._connection.description
+        return [d[0] for d in described], [str(d[1]) for d in described]
+
+    def begin_faithfully(self, sql: str) -> tuple[list[str], list[str]]:
+        """Ask as ``begin`` does; values that Python has not are DuckDB's text."""
+        asked = check(sql)
+        try:
+            found = self._run(f"FROM (DESCRIBE {asked}\n)", ()).fetchall()
+        except duckdb.Error:  # what cannot be described: EXPLAIN, or what is wrong
+            return self.begin(asked)
+        names, types = [row[0] for row in found], [row[1] for row in found]
+        self.begin(faithful(asked, types))
+        return names, types
+
+    def fetch(self, most: int) -> list[tuple[Any, ...]]:
+        """Return the next rows of what was begun; none: that was all."""
+        with _Told():
+            return self._connection.fetchmany(most)
 
     def rows_of(self, kind: type[R], after: int, upto: int) -> list[R]:
         """All rows of a kind whose first column is in a range; raises WakeError."""
@@ -64,9 +80,7 @@ class Cursor:
         return [kind(*row) for row in found.rows]
 
     def _run(self, sql: str, values: Any) -> duckdb.DuckDBPyConnection:
-        asked = [statement.type for statement in duckdb.extract_statements(sql)]
-        if len(asked) != 1 or asked[0] not in _READ:
-            raise InvalidInput("a query is one SELECT; nothing can be changed here")
+        check(sql)
         if not self._begun:
             self._connection.execute("BEGIN TRANSACTION READ ONLY")
             self._begun = True
@@ -81,3 +95,16 @@ class Cursor:
         """Let it go, with the transaction that it read in."""
         with suppress(duckdb.Error):
             self._connection.close()
+
+
+class _Told:
+    """Says in our words why a query failed: it is the mistake of whoever asked."""
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, duckdb.InterruptException | duckdb.ConnectionException):
+            raise Interrupted from error  # told to end, or the file was closed
+        if isinstance(error, duckdb.Error):
+            raise InvalidInput(f"the query failed: {error}") from error

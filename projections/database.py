@@ -10,6 +10,9 @@ from events.errors import Misconfigured, WakeError
 MEMORY = "768MB"
 """What DuckDB may hold; larger sorts and groupings go to the disk."""
 
+SPILL = "4GB"
+"""What queries may put on the disk meanwhile: the rest is for others."""
+
 CHECKPOINT = "128MB"
 """The log of changes that is put into the tables at once: rarely, and well packed."""
 
@@ -24,9 +27,11 @@ def connect(path: Path, *, files: bool = False) -> duckdb.DuckDBPyConnection:
         "threads": 1,
         "checkpoint_threshold": CHECKPOINT,
         "memory_limit": MEMORY,
+        "max_temp_directory_size": SPILL,
         "enable_external_access": files,
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
+        "python_enable_replacements": False,  # no variable of ours is a table
     }
     with Explained(path):
         connection = duckdb.connect(str(path), config=config)

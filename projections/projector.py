@@ -32,7 +32,10 @@ AGAIN = 5.0
 
 
 class Projector:
-    """Owns the read model at ``path``; ``run`` it, and ``ask``."""
+    """Owns the read model at ``path``; ``run`` it, and ``ask``.
+
+    ``owned`` is set as long as the file is this process's.
+    """
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class Projector:
         self._swapped = asyncio.Event()
         self._moved = asyncio.Condition()
         self._building = asyncio.Lock()
-        self._owner = False
+        self.owned = asyncio.Event()
         self._problem = ""
         self.positions: dict[str, int] = dict(BEGINNING)
         self.readers = Readers(self._cursor)
@@ -76,7 +79,7 @@ class Projector:
     async def _keep(self, writer: ThreadPoolExecutor) -> None:
         """Keep the file as long as it is ours."""
         await in_thread(writer, partial(discard, beside(self._path)))
-        self._owner = True
+        self.owned.set()
         try:
             while not self._stopping.is_set():
                 try:
@@ -88,7 +91,7 @@ class Projector:
                     swap(self._path)
                     self._swapped.set()
         finally:
-            self._owner = False
+            self.owned.clear()
             self._swapped.set()  # nobody is left to wait for
 
     async def _once(self, writer: ThreadPoolExecutor) -> None:
@@ -194,13 +197,13 @@ class Projector:
         """
         if self._building.locked():
             raise NotAllowedNow("the read model is being built already")
-        if not self._owner:
+        if not self.owned.is_set():
             raise FolderInUse(f"the read model {self._path} is not this process's")
         async with self._building:
             done = await rebuild(self._path, self._sources)
             self._swapped.clear()
             self._replaced.set()
-            if self._owner:
+            if self.owned.is_set():
                 await self._swapped.wait()
             if self._replaced.is_set():
                 self._replaced.clear()

@@ -215,13 +215,6 @@ class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     position: int
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer that is none: ``code`` is one of ``events.errors``."""
-
-    code: str
-    message: str
-
-
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """An execution in a list; see ``projections.rows`` for what the fields mean.
 

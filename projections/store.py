@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from events.errors import Misconfigured, WakeError
+from events.errors import Misconfigured, Unavailable, WakeError
 from events.names import Key
 from projections.cursor import Cursor
 from projections.database import Explained, Outdated, connect
@@ -237,8 +237,11 @@ class Store:
     # ── reading ──────────────────────────────────────────────────────────────
 
     def cursor(self) -> Cursor:
-        """Open a cursor; for one query, in any thread."""
-        return Cursor(self._writer.cursor())
+        """Open a cursor; for one query, in any thread. Raises Unavailable."""
+        try:
+            return Cursor(self._writer.cursor())
+        except duckdb.ConnectionException as error:
+            raise Unavailable("the read model was just closed") from error
 
     def _explained(self) -> Explained:
         return Explained(self.path)

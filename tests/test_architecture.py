@@ -36,7 +36,8 @@ ADAPTERS = {
         )
     },
     "duckdb": {
-        f"projections/{name}.py" for name in ("database", "cursor", "tables", "store")
+        f"projections/{name}.py"
+        for name in ("database", "cursor", "tables", "store", "sqltext", "parquet")
     },
     "opentelemetry": {"services/tracing.py"},
     "jsonschema": {"events/schemas.py"},

@@ -23,6 +23,7 @@ PASSWORDS = (
     "nats.system_password",
     "nats.janitor_password",
     "gateway.secret",
+    "gateway.webhook_keys",
 )
 """What may stand in a file of its own."""
 

@@ -493,6 +493,18 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
         Path | None,
         Meta(description="A file with nothing but `gateway.secret`."),
     ] = None
+    webhook_keys: Annotated[
+        Secret | None,
+        Meta(
+            description="The key that webhooks are signed with (Standard Webhooks, "
+            "`whsec_…`); several with blanks between them, while one is replaced. "
+            "Without it webhooks are refused."
+        ),
+    ] = None
+    webhook_keys_file: Annotated[
+        Path | None,
+        Meta(description="A file with nothing but `gateway.webhook_keys`."),
+    ] = None
     jwks_file: Annotated[
         Path | None,
         Meta(

@@ -14,6 +14,7 @@ from gateway.settings import Listen, Settings
 from gateway.web import api, operating
 from gateway.web.attending import begun
 from gateway.web.edge import EDGE, Edge
+from gateway.web.webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,9 @@ def compose(edge: Edge) -> web.Application:
     app.on_response_prepare.append(_harden)
     app.add_routes(operating.routes())
     app.add_routes(api.routes())
+    keys = edge.settings.gateway.webhook_keys
+    hooks = Webhooks(edge.triggers, edge.inbox, keys.reveal().split() if keys else ())
+    app.add_routes(hooks.routes())
     return app
 
 

@@ -19,7 +19,7 @@ from aiohttp import web
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from events.errors import InvalidInput, TooLarge, WakeError
+from events.errors import InvalidInput, Misconfigured, TooLarge, WakeError
 from events.inbox import Inbox
 from events.names import EVERYBODY, WANTS_ANSWER, check_event_type, check_id
 from events.triggers import MAX_PAYLOAD, Triggers
@@ -75,7 +75,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Webhooks:
     """Takes webhooks that were signed with any of ``keys`` (as ``whsec_…``).
 
-    Several are for rotation. Raises InvalidInput for a key that is none.
+    Several are for rotation. Raises Misconfigured for a key that is none.
     """
 
     def __init__(self, triggers: Triggers, inbox: Inbox, keys: Sequence[str]) -> None:
@@ -105,7 +105,9 @@ class Webhooks:
     def _verified(self, request: web.Request, body: bytes) -> str:
         """Return the message's id; raises Unauthorized."""
         if not self._hooks:
-            raise Unauthorized("no key for webhooks is configured: set webhooks.keys")
+            raise Unauthorized(
+                "no key for webhooks is configured: set gateway.webhook_keys"
+            )
         headers = {name.lower(): value for name, value in request.headers.items()}
         name = headers.get("webhook-id", "")
         if len(name) > MOST_ID:
@@ -144,9 +146,9 @@ def _hook(key: str) -> Webhook:
     except ValueError:
         raw = b""
     if len(raw) < LEAST_KEY:
-        raise InvalidInput(
-            f"webhooks.keys: a key is base64 of at least {LEAST_KEY} bytes, with or "
-            "without whsec_ before it"
+        raise Misconfigured(
+            f"gateway.webhook_keys: a key is base64 of at least {LEAST_KEY} bytes, "
+            "with or without whsec_ before it"
         )
     return Webhook(raw)
 

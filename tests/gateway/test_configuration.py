@@ -127,6 +127,8 @@ EVERYTHING: dict[str, tuple[str, str, Any]] = {
     "gateway.listen": ('"0.0.0.0:80"', "0.0.0.0:80", "0.0.0.0:80"),
     "gateway.secret": ("", PASSWORD, Secret(PASSWORD)),
     "gateway.secret_file": ("", "", None),
+    "gateway.webhook_keys": ("", PASSWORD, Secret(PASSWORD)),
+    "gateway.webhook_keys_file": ("", "", None),
     "gateway.jwks_file": ('"/etc/k.json"', "/etc/k.json", Path("/etc/k.json")),
     "gateway.audience": ('"wake"', "wake", "wake"),
     "gateway.issuer": (
@@ -163,9 +165,8 @@ def test_every_option_by_variable(tmp_path: Path) -> None:
 
 def test_every_option_by_flag(tmp_path: Path) -> None:
     """Each option but a password can be a flag, typed or as text."""
-    given = {
-        n: e for n, e in EVERYTHING.items() if not n.startswith(("nats.", "gateway.s"))
-    }
+    apart = ("nats.", "gateway.s", "gateway.w")
+    given = {n: e for n, e in EVERYTHING.items() if not n.startswith(apart)}
     as_text = load({n: text for n, (_, text, _) in given.items()}, {}, tmp_path)
     as_typed = load({n: meant for n, (_, _, meant) in given.items()}, {}, tmp_path)
     assert as_text.settings == as_typed.settings

@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -36,13 +37,14 @@ EVENT = {
     "data": 7,
 }
 LIMIT = 10.0
+DOCUMENT = Path("docs/webhooks.md").read_text()
 
 
 class Sender:
     """Another system that sends webhooks."""
 
     def __init__(self, client: "TestClient[Any, Any]") -> None:
-        self._client = client
+        self.client = client
 
     async def send(
         self,
@@ -65,7 +67,7 @@ class Sender:
             "webhook-signature": signature,
             "content-type": "application/json",
         } | {header.replace("_", "-"): value for header, value in changed.items()}
-        async with self._client.post(PATH, data=data, headers=headers) as response:
+        async with self.client.post(PATH, data=data, headers=headers) as response:
             return response.status, await response.json(content_type=None)
 
 
@@ -235,3 +237,19 @@ def test_a_reason_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> N
     now = 61.0
     seldom.warning("refused", "last")
     assert caplog.messages == ["refused: 0", "refused: last (and 999 times before)"]
+
+
+async def test_the_documented_example_is_taken(
+    sender: Sender, outside: JetStreamOutside
+) -> None:
+    """As docs/webhooks.md has it, byte for byte."""
+    code, body = (
+        DOCUMENT.split(f"<!-- {name} -->\n```{kind}\n")[1].split("\n```")[0]
+        for name, kind in (("example", "python"), ("body", "json"))
+    )
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - it is our own documentation
+    headers = names["signed"](NEW, "msg_9", body)
+    async with sender.client.post(PATH, data=body, headers=headers) as response:
+        assert (response.status, (await response.json())["woken"]) == (200, 0)
+    assert await outside.triggers.last() == 1

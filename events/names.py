@@ -133,6 +133,11 @@ def history_filter(key: Key) -> str:
     return f"events.{key.user}.{key.execution}.*"
 
 
+def anybodys_filter(execution: str) -> str:
+    """All commits of the executions of this id, whoever's: to find whose it is."""
+    return f"events.*.{execution}.*"
+
+
 def lane_filter(lane: Lane, key: Key | None = None) -> str:
     """All work of a lane, or only that of one execution."""
     user, execution = key or ("*", "*")

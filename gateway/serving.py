@@ -1,11 +1,11 @@
-"""The commands that serve: up, service; and config, which says with what."""
+"""The commands that serve: up, service; and what goes with it: token, config."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gateway.exits import told
-from gateway.flags import Config, Data, Json, Nats, loaded
+from gateway.flags import Config, Data, Json, Nats, User, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,6 +131,46 @@ def service(
         from gateway.up import checked  # noqa: PLC0415 - all it serves
 
         _serve(settings, checked(names, settings), as_json=as_json)
+
+
+@app.command()
+def token(
+    *,
+    user: User = "local",
+    tier: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Tier of the user.  [free]")
+    ] = None,
+    roles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--role", metavar="NAME", help="As admin; several times for more."
+        ),
+    ] = None,
+    lifetime: Annotated[
+        str, typer.Option("--for", metavar="TIME", help="How long: 90s, 30m, 12h, 30d.")
+    ] = "12h",
+    config: Config = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Print a token for the gateway on this data folder, for development.
+
+    It is signed with the gateway's secret: whoever can read that can be anybody.
+
+    \b
+    Examples:
+      wake token --user ada --tier pro
+      wake token --user root --role admin --for 10m
+      curl -H "Authorization: Bearer $(wake token)" http://127.0.0.1:8787/api/agents
+    """
+    with told(as_json=as_json):
+        from datetime import timedelta  # noqa: PLC0415 - not for --help
+
+        from gateway import minting, times  # noqa: PLC0415 - not for --help
+
+        long = timedelta(seconds=times.seconds_of(lifetime, "--for"))
+        settings = loaded(data=data, config=config).settings
+        minting.mint(settings, user, tier, roles or (), long, as_json=as_json)
 
 
 @app.command("config")

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from events.errors import Misconfigured
 from gateway.settings import Listen, Settings
-from gateway.web import api, operating
+from gateway.web import api, openapi, operating
 from gateway.web.attending import begun
 from gateway.web.edge import EDGE, Edge
 from gateway.web.webhooks import Webhooks
@@ -51,6 +51,7 @@ def compose(edge: Edge) -> web.Application:
     app.on_response_prepare.append(_harden)
     app.add_routes(operating.routes())
     app.add_routes(api.routes())
+    app.add_routes(openapi.routes())
     keys = edge.settings.gateway.webhook_keys
     hooks = Webhooks(edge.triggers, edge.inbox, keys.reveal().split() if keys else ())
     app.add_routes(hooks.routes())

@@ -6,20 +6,24 @@ that was missed (the server was away) is found in the log.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Self
 
-from events.errors import Unavailable
+import msgspec
+
+from events.errors import InvalidInput, Unavailable
 from events.inbox import Inbox
 from events.journal import Journal
-from events.names import ANSWERS_ALL, Key
+from events.names import ANSWERS_ALL, WANTS_ANSWER, Key
+from events.triggers import Triggers
 from events.wire import Wire
 from gateway.asking import Vouched, as_answer, encoded, identity
 from gateway.web.identity import Identity
 from services.handler import Handler
 from services.requests import NEW, Answer, acceptance
 from services.tiers import FREE
+from services.woken import TriggerAnswer
 
 WAIT: Final = 10.0
 """Seconds to wait for an answer; the command is stored all the same."""
@@ -39,18 +43,20 @@ class Unanswered(Unavailable):
 class Desk:
     """Sends commands through ``inbox`` and waits for what is answered."""
 
-    def __init__(self, wire: Wire, inbox: Inbox, journal: Journal) -> None:
-        self._wire, self._inbox = wire, inbox
+    def __init__(
+        self, wire: Wire, inbox: Inbox, journal: Journal, triggers: Triggers
+    ) -> None:
+        self._wire, self._inbox, self._triggers = wire, inbox, triggers
         self._handler = Handler(journal, "gateway")
-        self._waiting: dict[str, asyncio.Future[bytes]] = {}
+        self._waiting: dict[str, set[asyncio.Future[bytes]]] = {}
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, wire: Wire, inbox: Inbox, journal: Journal
+        cls, wire: Wire, inbox: Inbox, journal: Journal, triggers: Triggers
     ) -> AsyncIterator[Self]:
         """Listen as long as the block lasts."""
-        desk = cls(wire, inbox, journal)
+        desk = cls(wire, inbox, journal, triggers)
         heard = await wire.subscribe(
             ANSWERS_ALL, lambda message: desk.hear(message.subject, message.data)
         )
@@ -62,9 +68,21 @@ class Desk:
 
     def hear(self, subject: str, body: bytes) -> None:
         """Take an answer; those to others' commands are none of ours."""
-        waiting = self._waiting.get(subject.rpartition(".")[2])
-        if waiting is not None and not waiting.done():
-            waiting.set_result(body)
+        for waiting in self._waiting.get(subject.rpartition(".")[2], ()):
+            if not waiting.done():
+                waiting.set_result(body)
+
+    @contextmanager
+    def _awaiting(self, asked: str) -> Iterator["asyncio.Future[bytes]"]:
+        """Wait for what is answered under an id; several may, for the same."""
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(asked, set()).add(answer)
+        try:
+            yield answer
+        finally:
+            self._waiting[asked].discard(answer)
+            if not self._waiting[asked]:
+                del self._waiting[asked]
 
     async def ask(
         self, who: Identity, key: Key, verb: str, body: dict[str, Any]
@@ -75,20 +93,16 @@ class Desk:
         """
         command = body.setdefault("command_id", f"gw-{secrets.token_hex(8)}")
         payload = encoded(body)
-        answer = asyncio.get_running_loop().create_future()
-        self._waiting[command] = answer
-        try:
-            vouched = Vouched(who.user, who.tier or FREE)
-            headers = identity(key, vouched)
+        headers = identity(key, Vouched(who.user, who.tier or FREE))
+        with self._awaiting(command) as answer:
             await self._inbox.publish(
                 key, verb, payload, door="gateway", headers=headers
             )
-            async with asyncio.timeout(WAIT):
-                return as_answer(await answer)
-        except TimeoutError:
-            return await self._missed(key, command)
-        finally:
-            del self._waiting[command]
+            try:
+                async with asyncio.timeout(WAIT):
+                    return as_answer(await answer)
+            except TimeoutError:
+                return await self._missed(key, command)
 
     async def _missed(self, key: Key, command: str) -> Answer:
         """Look whether it took effect; raises Unanswered."""
@@ -97,3 +111,31 @@ class Desk:
             if command in execution.state.applied:
                 return acceptance(command, execution)
         raise Unanswered(command, key)
+
+    async def tell(
+        self, user: str, event_type: str, body: bytes, name: str, kind: str
+    ) -> TriggerAnswer | None:
+        """Publish a trigger once; returns what became of it, None if it was there.
+
+        Raises InvalidInput and Unavailable. Without ``woken`` nobody said so in time.
+        """
+        asked = f"gw-{secrets.token_hex(8)}"
+        headers = {WANTS_ANSWER: asked, "content-type": kind}
+        with self._awaiting(asked) as answer:
+            new = await self._triggers.publish_once(
+                user, event_type, body, name=name, headers=headers
+            )
+            if not new:
+                return None
+            try:
+                async with asyncio.timeout(WAIT):
+                    return _told(await answer)
+            except TimeoutError:
+                return TriggerAnswer(position=0, accepted=True)
+
+
+def _told(raw: bytes) -> TriggerAnswer:
+    answer = msgspec.json.decode(raw, type=TriggerAnswer)
+    if not answer.accepted:
+        raise InvalidInput(answer.message)
+    return answer

@@ -12,12 +12,14 @@ from events.logbook import Logbook
 from events.timetable import Timetable
 from events.triggers import Triggers
 from events.wire import Wire
+from gateway.querying import Queries
 from gateway.settings import Settings
 from gateway.web.attending import Attendant
 from gateway.web.desk import Desk
 from gateway.web.guard import Guard
 from gateway.web.health import Health
 from gateway.web.identity import Authenticate
+from gateway.web.seen import Seen
 from gateway.web.tokens import Tokens
 from services.agents.registry import Registry
 
@@ -37,10 +39,12 @@ class Edge:
     timetable: Timetable
     triggers: Triggers
     desk: Desk
+    queries: Queries
     registry: Registry
     tokens: Tokens
     guard: Guard
     health: Health
+    seen: Seen = field(default_factory=Seen)
     attendant: Attendant = field(default_factory=Attendant)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
 

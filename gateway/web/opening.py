@@ -8,6 +8,7 @@ from events.pinned import JetStreamInbox
 from events.tablestream import JetStreamTimetable
 from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
+from gateway.querying import Queries
 from gateway.settings import Settings
 from gateway.web.app import Front, check_reach, listening
 from gateway.web.desk import Desk
@@ -36,6 +37,7 @@ async def _edge(
 ) -> Edge:
     replicas, tokens = settings.nats.replicas, tokens_of(settings, make=True)
     inbox = await JetStreamInbox.open(wire, replicas=replicas)
+    triggers = await JetStreamTriggers.open(wire, replicas=replicas)
     days = settings.logs.days
     return Edge(
         settings=settings,
@@ -44,8 +46,9 @@ async def _edge(
         inbox=inbox,
         logbook=await JetStreamLogbook.open(wire, days=days, replicas=replicas),
         timetable=await JetStreamTimetable.open(wire, replicas=replicas),
-        triggers=await JetStreamTriggers.open(wire, replicas=replicas),
-        desk=await stack.enter_async_context(Desk.open(wire, inbox, journal)),
+        triggers=triggers,
+        desk=await stack.enter_async_context(Desk.open(wire, inbox, journal, triggers)),
+        queries=Queries(wire),
         registry=Registry.load(settings.agents.file),
         tokens=tokens,
         guard=Guard(tokens.authenticate, settings.gateway.origins),

@@ -77,6 +77,8 @@ def query_of(request: web.Request, kind: Any) -> Any:
             values[name] = given
         elif len(given) > 1:
             raise InvalidInput(f"query: {name!r:.80} is given {len(given)} times")
+        elif given[0].lower() == "null" and name in _optional(kind):
+            raise InvalidInput(f"query: {name}: leave it out for none")
         else:
             values[name] = given[0]
     try:
@@ -93,3 +95,10 @@ def _lists(kind: Any) -> frozenset[str]:
         for f in msgspec.structs.fields(kind)
         if get_origin(getattr(f.type, "__origin__", f.type)) is tuple
     )
+
+
+@cache
+def _optional(kind: Any) -> frozenset[str]:
+    """The parameters for which the library would take a word for nothing."""
+    fields = msgspec.structs.fields(kind)
+    return frozenset(f.encode_name for f in fields if f.default is None)

@@ -163,10 +163,10 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         tuple[Annotated[str, Meta(pattern=r"^[^:]+:", max_length=512)], ...],
         Meta(max_length=16),
     ] = ()
-    created_from: Moment | Literal[""] = ""
-    created_to: Moment | Literal[""] = ""
-    updated_from: Moment | Literal[""] = ""
-    updated_to: Moment | Literal[""] = ""
+    created_from: Moment | None = None
+    created_to: Moment | None = None
+    updated_from: Moment | None = None
+    updated_to: Moment | None = None
     sort: q.Sort = "created_at"
     order: q.Order = "desc"
     limit: Limit = 50
@@ -208,7 +208,7 @@ class TokenUsage(msgspec.Struct, frozen=True, kw_only=True):
     cache_write: int = 0
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True):
+class AgentError(msgspec.Struct, frozen=True, kw_only=True):
     """Why it failed; ``retryable``: whether a retry could help."""
 
     type: str
@@ -276,7 +276,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     cost: float
     finish_reason: str | None = None
-    error: Failed | None = None
+    error: AgentError | None = None
     parent: str | None = None
 
 
@@ -399,8 +399,11 @@ class ScheduleAccepted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Triggered(msgspec.Struct, frozen=True, kw_only=True):
-    """A trigger is stored; ``woken`` is how many it woke, if that was told in time."""
+    """A trigger is stored; ``woken`` is how many it woke, if that was told in time.
 
-    position: int
-    trigger: str
-    woken: int | None
+    ``duplicate``: it was stored before, under the same key, and wakes nobody now.
+    """
+
+    trigger: str = ""
+    woken: int | None = None
+    duplicate: bool = False

@@ -1,0 +1,57 @@
+"""Executions over REST: started, seen, steered; and what others get of them."""
+
+import pytest
+from edges import DONE, SLOW, Caller, Gateway
+
+
+async def test_an_execution_from_start_to_end(ada: Caller) -> None:
+    """It is started, seen by its id and in the list, with its events and logs."""
+    started = await ada.post(
+        "/api/agents",
+        {
+            "agent_type": "explorer",
+            "input": DONE,
+            "options": {"metadata": {"ticket": 7}},
+        },
+    )
+    assert started.status == 201, started
+    execution = started.body["id"]
+    assert started.headers["Location"] == f"/api/agents/{execution}"
+    seen = await ada.until(execution, "completed")
+    assert (seen["output"], seen["step_count"]) == ("Done.", 1)
+    assert seen["metadata"] == {"ticket": 7}
+    listed = await ada.get("/api/agents")
+    assert [row["id"] for row in listed.body["items"]] == [execution]
+    history = await ada.get(f"/api/agents/{execution}/events")
+    kinds = [e["type"] for c in history.body["items"] for e in c["events"]]
+    assert kinds[0] == "created.v1"
+    assert kinds[-1] == "completed.v1"
+    logs = await ada.get(f"/api/agents/{execution}/logs")
+    assert "command.accepted" in [line["event_type"] for line in logs.body["items"]]
+
+
+async def test_signals(ada: Caller) -> None:
+    """pause, resume, cancel and kill are answered with how it stands then."""
+    execution = await ada.started(**SLOW)
+    for verb in ("pause", "resume", "cancel"):
+        reply = await ada.post(f"/api/agents/{execution}/{verb}")
+        assert reply.status == 200, reply
+    killed = await ada.delete(f"/api/agents/{execution}?reason=enough")
+    assert killed.body["status"] == "cancelled", killed
+    again = await ada.post(f"/api/agents/{execution}/pause")
+    assert (again.status, again.code) == (409, "not_allowed_now")
+
+
+@pytest.mark.parametrize("path", ["", "/events", "/logs", "/state", "/token"])
+async def test_anothers_execution_is_not_there(
+    gateway: Gateway, ada: Caller, path: str
+) -> None:
+    """Who does not own it gets what one gets of an id that nobody has."""
+    execution = await ada.started()
+    bob = gateway.caller("bob")
+    missing = await bob.get(f"/api/agents/{'0' * len(execution)}{path}")
+    hers = await bob.get(f"/api/agents/{execution}{path}")
+    assert hers.status == missing.status == 404
+    assert hers.raw.replace(execution.encode(), b"0" * len(execution)) == missing.raw
+    admin = gateway.caller("root", None, "admin")
+    assert (await admin.get(f"/api/agents/{execution}{path}")).status == 200

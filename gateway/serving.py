@@ -142,9 +142,7 @@ def token(
     ] = None,
     roles: Annotated[
         list[str] | None,
-        typer.Option(
-            "--role", metavar="NAME", help="As admin; several times for more."
-        ),
+        typer.Option("--role", metavar="NAME", help="As admin; may be given again."),
     ] = None,
     lifetime: Annotated[
         str, typer.Option("--for", metavar="TIME", help="How long: 90s, 30m, 12h, 30d.")

@@ -13,6 +13,7 @@ from events.errors import Misconfigured
 from gateway.settings import Listen, Settings
 from gateway.web import api, openapi, operating
 from gateway.web.attending import begun
+from gateway.web.connections import Runner
 from gateway.web.edge import EDGE, Edge
 from gateway.web.webhooks import Webhooks
 
@@ -92,7 +93,7 @@ class Front:
 async def listening(edge: Edge, listen: Listen) -> AsyncIterator[Front]:
     """Serve as long as the block lasts; raises Misconfigured."""
     app = compose(edge)
-    runner = web.AppRunner(
+    runner = Runner(
         app,
         access_log=None,
         keepalive_timeout=QUIET,

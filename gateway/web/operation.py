@@ -16,6 +16,9 @@ from gateway.web.shapes import Nothing
 
 JSON: Final = "application/json"
 
+ID: Final = r"{id:(?!token(?:/|$))[^{}/]+}"
+"""How routes match an id; ``token`` is a path of its own, and never one."""
+
 ALWAYS: Final = (400, 401, 403, 422, 429, 503)
 """What any operation may answer besides what it is for."""
 
@@ -68,7 +71,10 @@ class Operation:
 
     def route(self) -> web.RouteDef:
         """Where it is called."""
-        return web.route(self.method, self.path, self._handle)
+        more = {"allow_head": False} if self.method == hdrs.METH_GET else {}
+        return web.route(
+            self.method, self.path.replace("{id}", ID), self._handle, **more
+        )
 
     async def _handle(self, request: web.Request) -> web.Response:
         """Read, do, answer; within the time that a request may take."""

@@ -1,0 +1,91 @@
+"""Connections over HTTP, bounded: how many, how long quiet, what is no HTTP.
+
+aiohttp has no way to say this but to derive from what it is made of.
+"""
+
+import asyncio
+import logging
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from gateway.web.problems import problem
+from gateway.web.seldom import Seldom
+
+logger = logging.getLogger(__name__)
+
+MOST: Final = 10_000
+"""Connections at once; one more is closed as soon as it is there."""
+
+_seldom = Seldom(logger)
+
+
+class Connection(web.RequestHandler):
+    """One connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Serve it, unless there are too many."""
+        manager = self._manager
+        if manager is not None and len(manager.connections) >= MOST:
+            _seldom.warning("too many connections", f"{MOST:,} are there")
+            self.force_close()
+            transport.close()
+            return
+        super().connection_made(transport)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - as aiohttp calls it
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, and end the connection; it is told once."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun: it cannot become another")
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            logger.error("a request cannot be answered", exc_info=exc)
+            response = problem(status, "error", "this is a mistake of ours")
+        else:
+            response = self._unreadable(exc)
+        response.headers["Server"] = "wakestream"
+        response.force_close()
+        return response
+
+    def _unreadable(self, exc: BaseException | None) -> web.Response:
+        """Say by its kind alone what is wrong: its words may be those of a token."""
+        kind = type(exc).__name__ if exc else "unreadable"
+        _seldom.warning(f"a request cannot be read ({kind})")
+        if isinstance(exc, LineTooLong):
+            return problem(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "too_large",
+                f"the request line and each header may have {self.max_line_size:,} "
+                "bytes",
+            )
+        return problem(400, "bad_request", "this is not HTTP as it is read here")
+
+
+class Connections(web.Server):
+    """All connections of a gateway."""
+
+    def __call__(self) -> Connection:
+        """Make one: aiohttp calls it for each that is accepted."""
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Serves an application over such connections."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        server = Connections(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=asyncio.get_running_loop(),
+        )
+        server._kwargs = made._kwargs  # noqa: SLF001 - see the top
+        return server

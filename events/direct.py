@@ -56,16 +56,16 @@ async def ask_leader(
 
 
 async def read_subject(
-    wire: Wire, stream: str, subject: str
+    wire: Wire, stream: str, subject: str, after: int = 0
 ) -> "list[tuple[int, Msg]]":
     """Return all messages of a literal subject with their sequence numbers.
 
-    Raises Unavailable.
+    Those beyond ``after``. Raises Unavailable.
     """
     messages: list[tuple[int, Msg]] = []
     while True:
         query = {
-            "seq": messages[-1][0] + 1 if messages else 1,
+            "seq": (messages[-1][0] if messages else after) + 1,
             "next_by_subj": subject,
             "batch": BATCH,
             "max_bytes": BATCH_BYTES,

@@ -17,6 +17,7 @@ EVENTS = "EVENTS"  # the truth: one message per commit
 
 COMMANDS = "COMMANDS"  # what was asked, for seven days
 LOGS = "LOGS"  # what is told of executions, for some days
+DELTAS = "DELTAS"  # what models say while they say it, for some minutes
 TRIGGERS = "TRIGGERS"  # what happened outside, for seven days
 SCHEDULES = "SCHEDULES"  # timers: what is to be done at a time, and what is due
 RECURRING = "RECURRING"  # recurring starts: how they are defined, what came of them
@@ -39,6 +40,7 @@ COMMANDS_ALL = "commands.*.*.*"  # <user>.<execution>.<verb>: who asks is who ma
 GATEWAY_ALL = "gateway.*.*.*"  # the same, where the gateway vouches for who asks
 FEED_FINISHED = "feed.*.*.finished"  # likewise: a kill ends what it holds
 LOGS_ALL = "logs.*.*.*"  # <user>.<execution>.<level>
+DELTAS_ALL = "deltas.*.*"  # <user>.<execution>
 TRIGGERS_ALL = "triggers.>"  # <user>.<event type>, which may have dots
 SCHEDULES_ALL = "schedules.*.*"  # <user>.<timer>: waits for its time in the server
 DUE_ALL = "due.*.*"  # <user>.<timer>: its time has come
@@ -214,6 +216,16 @@ def log_subject(key: Key, level: Level) -> str:
     check_id(key.user, "user")
     check_id(key.execution, "execution")
     return f"logs.{key.user}.{key.execution}.{check_level(level)}"
+
+
+def delta_subject(key: Key) -> str:
+    """Where the words of a model are sent as it says them."""
+    return f"deltas.{key.user}.{key.execution}"
+
+
+def user_filters(user: str) -> tuple[str, str]:
+    """All commits and all log lines of a user: for consumers, never for reads."""
+    return f"events.{user}.*.*", f"logs.{user}.*.*"
 
 
 def blob_name(key: Key, sha256: str) -> str:

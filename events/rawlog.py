@@ -48,10 +48,28 @@ class RawLog(ABC):
         """
 
     @abstractmethod
-    async def history(self, key: Key, *, at_least: int) -> list[Raw]:
+    async def tip(self, subject: str) -> int:
+        """Return the last position on a subject, never a stale one; 0 without one.
+
+        The subject may have wildcards.
+        """
+
+    @abstractmethod
+    def between(
+        self, subject: str, after: int, upto: int
+    ) -> AsyncGenerator[Sequence[Raw], None]:
+        """Yield what is on a subject beyond ``after``, in order, and end at ``upto``.
+
+        That is a position that is known to be on it: it is waited for. Close it
+        (``contextlib.aclosing``) when done.
+        """
+
+    @abstractmethod
+    async def history(self, key: Key, *, at_least: int, after: int = 0) -> list[Raw]:
         """Return the stored commits of an execution, up to ``at_least`` or further.
 
-        Only of EVENTS. Commits that are deleted are not in it.
+        Only of EVENTS, and beyond ``after``. Commits that are deleted are not in it;
+        one in the middle may be missing where a replica that lags has answered.
         """
 
     @abstractmethod
@@ -107,14 +125,36 @@ class MemoryRawLog(RawLog):
         async with self._grown:
             await self._grown.wait_for(lambda: len(self._stored) > position)
 
-    async def history(self, key: Key, *, at_least: int) -> list[Raw]:
+    async def tip(self, subject: str) -> int:
+        """Return the last position on a subject."""
+        return max((raw.position for raw in self._on(subject)), default=0)
+
+    async def between(
+        self, subject: str, after: int, upto: int
+    ) -> AsyncGenerator[Sequence[Raw], None]:
+        """Yield what is on a subject beyond ``after``, up to ``upto``."""
+        if run := [raw for raw in self._on(subject) if after < raw.position <= upto]:
+            yield run
+
+    def _on(self, subject: str) -> Iterator[Raw]:
+        return (raw for raw in self._stored if raw and _covers(subject, raw.subject))
+
+    async def history(self, key: Key, *, at_least: int, after: int = 0) -> list[Raw]:
         """Return the stored commits of an execution."""
         del at_least
         subjects = {commit_subject(key, route) for route in ROUTES}
-        return [raw for raw in self._stored if raw and raw.subject in subjects]
+        return [raw for raw in self._stored[after:] if raw and raw.subject in subjects]
 
     def bulk(self, after: int, upto: int) -> Iterator[list[Raw]]:
         """Give all messages beyond ``after``, up to ``upto``."""
         found = [raw for raw in self._stored[after:upto] if raw]
         for start in range(0, len(found), 500):
             yield found[start : start + 500]
+
+
+def _covers(pattern: str, subject: str) -> bool:
+    """Whether a subject fits a pattern with ``*`` for any word."""
+    words, wanted = subject.split("."), pattern.split(".")
+    return len(words) == len(wanted) and all(
+        one in ("*", other) for one, other in zip(wanted, words, strict=True)
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from events.bulk import BulkReader, Login
-from events.direct import read_subject
+from events.direct import ask_leader, read_subject
 from events.errors import OutcomeUnknown, Unavailable
 from events.names import (
     EVENTS,
@@ -48,10 +48,14 @@ _info = msgspec.json.Decoder(_Info)
 
 
 class JetStreamRawLog(RawLog):
-    """``login`` is for reading in bulk, on a connection of its own."""
+    """``login`` is for who reads in bulk, on a connection of its own."""
 
     def __init__(
-        self, wire: Wire, stream: str, subjects: Sequence[str], login: Login
+        self,
+        wire: Wire,
+        stream: str,
+        subjects: Sequence[str],
+        login: Login | None = None,
     ) -> None:
         self._wire, self._login = wire, login
         self._stream, self._subjects = stream, subjects
@@ -72,31 +76,52 @@ class JetStreamRawLog(RawLog):
             async for run in runs:
                 yield run
 
-    async def history(self, key: Key, *, at_least: int) -> list[Raw]:
+    async def tip(self, subject: str) -> int:
+        """Ask the leader for the last position on a subject."""
+        query = {"last_by_subj": subject}
+        try:
+            last = await ask_leader(self._wire, self._stream, query)
+        except OutcomeUnknown as error:
+            raise Unavailable(f"{self._stream} cannot be read now: {error}") from error
+        return last.seq if last else 0
+
+    async def between(
+        self, subject: str, after: int, upto: int
+    ) -> AsyncGenerator[Sequence[Raw], None]:
+        """Yield what is on a subject beyond ``after``, up to ``upto``."""
+        source = Source(self._stream, (subject,), _raw)
+        async with aclosing(Feed(self._wire, source, after).runs(upto)) as runs:
+            async for run in runs:
+                yield run
+
+    async def history(self, key: Key, *, at_least: int, after: int = 0) -> list[Raw]:
         """Return the stored commits of an execution."""
         found: list[Raw] = []
         for attempt in range(TRIES):
             await asyncio.sleep(0.02 * attempt)
-            found = await self._read(key)
+            found = await self._read(key, after)
             if found and found[-1].position >= at_least:
                 break
         return found
 
-    async def _read(self, key: Key) -> list[Raw]:
+    async def _read(self, key: Key, after: int) -> list[Raw]:
+        subjects = [commit_subject(key, route) for route in ROUTES]
         try:
             async with asyncio.TaskGroup() as group:
-                subjects = [commit_subject(key, route) for route in ROUTES]
-                routes = [group.create_task(self._route(name)) for name in subjects]
+                routes = [
+                    group.create_task(self._route(name, after)) for name in subjects
+                ]
         except ExceptionGroup as errors:  # all say the same, or one says it best
             raise errors.exceptions[0] from errors
         return sorted(raw for route in routes for raw in route.result())
 
-    async def _route(self, subject: str) -> list[Raw]:
-        stored = await read_subject(self._wire, self._stream, subject)
+    async def _route(self, subject: str, after: int) -> list[Raw]:
+        stored = await read_subject(self._wire, self._stream, subject, after)
         return [Raw(position, subject, message.data) for position, message in stored]
 
     def bulk(self, after: int, upto: int) -> Iterator[list[Raw]]:
         """Give all messages beyond ``after``, up to ``upto``."""
+        assert self._login is not None  # noqa: S101 - who reads in bulk gave one
         reader = BulkReader.connect(self._login)
         try:
             yield from reader.read(self._stream, self._subjects, after, upto)

@@ -23,6 +23,7 @@ from gateway import address
 from gateway.address import Address
 from services.agents.loop import Means
 from services.agents.open import open_model
+from services.agents.speech import Speak, mute
 from services.embedded import EmbeddedServer
 from services.folder import DataFolder
 from services.runner import Runner
@@ -208,7 +209,7 @@ class Bench:
         self,
         data: Path,
         workspaces: Path,
-        on_text: Callable[[Key, str], None] = lambda _key, _text: None,
+        speak: Speak = mute,
         tell: Tell = silent,
         last_trigger: LastTrigger = none_sent,
     ) -> AsyncIterator[Means]:
@@ -219,7 +220,7 @@ class Bench:
             workspaces=workspaces,
             closed=(data,),
             adopt=self.adopt,
-            on_text=on_text,
+            speak=speak,
             tell=tell,
             last_trigger=last_trigger,
         )

@@ -34,6 +34,7 @@ from gateway.output import put_json
 from gateway.progress import Progress
 from gateway.summary import as_object, exit_of, hints, resume_hint
 from services.agents.loop import Means
+from services.agents.speech import Aloud, Speech
 from services.handler import Handler
 from services.logwriter import LogWriter
 
@@ -124,7 +125,7 @@ class _Run:
             bench.means(
                 data,
                 data / "workspaces",
-                self._hear,
+                self._speak,
                 lines.log,
                 JetStreamTriggers(log.wire).last,
             ) as means,
@@ -136,8 +137,8 @@ class _Run:
             self._key = plan.key
             return await self._execute(log, means, plan, interrupts)
 
-    def _hear(self, _key: Key, piece: str) -> None:
-        self._display.text(piece)
+    def _speak(self, _key: Key, _step: int, _attempt: int) -> Speech:
+        return Aloud(self._display.text)
 
     async def _execute(
         self, log: Log, means: Means, plan: Plan, interrupts: Interrupts

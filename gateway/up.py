@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from events.deltastream import NatsDeltas
 from events.errors import InvalidInput, Unavailable, WakeError
 from events.jetstream import JetStreamJournal
 from events.logstream import JetStreamLogbook
@@ -61,6 +62,7 @@ from services.recovery import Recovery
 from services.recurring import Recurring
 from services.runner import Runner
 from services.schedules import Allowance, Schedules
+from services.speaker import Speaker
 from services.telemetry import bound
 from services.telling import Tell
 from services.timers import Timekeeper, nothing_recurs
@@ -304,10 +306,12 @@ class Services:
     ) -> Part:
         settings = self._settings.runner
         root = self._settings.workspaces.root
+        speaker = Speaker(NatsDeltas(wire))
         means = await self._stack.enter_async_context(
             bench.means(
                 self._settings.data,
                 root,
+                speak=speaker.speak,
                 tell=tell,
                 last_trigger=JetStreamTriggers(wire).last,
             )
@@ -322,7 +326,8 @@ class Services:
             cancel_grace=settings.cancel_grace,
             presences=NatsPresences(wire),
         )
-        return Part(partial(_watched, wire, runner.run), partial(self._drain, runner))
+        run = partial(_spoken, speaker, runner)
+        return Part(partial(_watched, wire, run), partial(self._drain, runner))
 
     async def _reactor(
         self, wire: Wire, journal: JetStreamJournal, login: Address, bench: Bench
@@ -451,6 +456,14 @@ async def _explained(server: EmbeddedServer | None) -> AsyncIterator[None]:
                 async with asyncio.timeout(LATE):
                     await server.watch()
         raise
+
+
+async def _spoken(speaker: Speaker, runner: Runner) -> None:
+    """Run a runner, and let be heard what its models say."""
+    async with asyncio.TaskGroup() as group:
+        speaking = group.create_task(speaker.run())
+        await runner.run()
+        speaking.cancel()
 
 
 async def _watched(wire: Wire, run: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -30,6 +30,7 @@ ADAPTERS = {
             "logstream",
             "triggerstream",
             "rawstream",
+            "deltastream",
             "muster",
             "timerstream",
             "tablestream",

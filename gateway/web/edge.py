@@ -19,6 +19,7 @@ from gateway.web.desk import Desk
 from gateway.web.guard import Guard
 from gateway.web.health import Health
 from gateway.web.identity import Authenticate
+from gateway.web.live import Live
 from gateway.web.seen import Seen
 from gateway.web.tokens import Tokens
 from services.agents.registry import Registry
@@ -44,6 +45,7 @@ class Edge:
     tokens: Tokens
     guard: Guard
     health: Health
+    live: Live
     seen: Seen = field(default_factory=Seen)
     attendant: Attendant = field(default_factory=Attendant)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)

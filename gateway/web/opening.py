@@ -2,9 +2,12 @@
 
 from contextlib import AsyncExitStack
 
+from events.deltastream import NatsDeltas
 from events.jetstream import JetStreamJournal
 from events.logstream import JetStreamLogbook
+from events.names import EVENTS, EVENTS_ALL, LOGS, LOGS_ALL
 from events.pinned import JetStreamInbox
+from events.rawstream import JetStreamRawLog
 from events.tablestream import JetStreamTimetable
 from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
@@ -15,7 +18,9 @@ from gateway.web.desk import Desk
 from gateway.web.edge import Edge
 from gateway.web.guard import Guard
 from gateway.web.health import Health
+from gateway.web.live import Live
 from gateway.web.secret import tokens_of
+from projections.livefeed import LiveFeed
 from services import metrics
 from services.agents.registry import Registry
 
@@ -29,6 +34,7 @@ async def open_gateway(
     check_reach(settings)
     stack.enter_context(metrics.counted())
     edge = await _edge(stack, settings, wire, journal)
+    await stack.enter_async_context(edge.live.running(edge.leaving))
     return await stack.enter_async_context(listening(edge, listen))
 
 
@@ -38,6 +44,7 @@ async def _edge(
     replicas, tokens = settings.nats.replicas, tokens_of(settings, make=True)
     inbox = await JetStreamInbox.open(wire, replicas=replicas)
     triggers = await JetStreamTriggers.open(wire, replicas=replicas)
+    guard = Guard(tokens.authenticate, settings.gateway.origins)
     days = settings.logs.days
     return Edge(
         settings=settings,
@@ -51,6 +58,14 @@ async def _edge(
         queries=Queries(wire),
         registry=Registry.load(settings.agents.file),
         tokens=tokens,
-        guard=Guard(tokens.authenticate, settings.gateway.origins),
+        guard=guard,
         health=Health(wire),
+        live=Live(live_feed(wire), guard),
     )
+
+
+def live_feed(wire: Wire) -> LiveFeed:
+    """The live feed of a server, to be run."""
+    events = JetStreamRawLog(wire, EVENTS, (EVENTS_ALL,))
+    logs = JetStreamRawLog(wire, LOGS, (LOGS_ALL,))
+    return LiveFeed(events, logs, NatsDeltas(wire))

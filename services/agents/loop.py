@@ -29,7 +29,6 @@ from events.errors import (
 )
 from events.execution import Execution
 from events.messages import Message, Reply, Request, ToolCall, ToolResult
-from events.names import Key
 from events.next_action import Await, CallModel, RunTools, next_action
 from events.spec import AgentSpec
 from events.state import Call, State
@@ -37,6 +36,7 @@ from events.triggers import LastTrigger, none_sent
 from services import metrics
 from services.agents.model import Model
 from services.agents.patience import Patience
+from services.agents.speech import Speak, mute
 from services.genai import answered, chat
 from services.handler import Decision, Handler
 from services.lease import Holding
@@ -59,9 +59,9 @@ class Means:
     ``workspaces`` is where those that name no directory get one of their own.
     Such a directory is given to ``adopt``, for the user that commands run as.
     What is in ``closed`` directories no tool may touch: the log itself.
-    ``on_text`` hears the tokens of every model call as they come, ``tell`` the
-    log lines. ``last_trigger`` tells behind what a wait for an event begins.
-    ``stopwatch`` times the tools, in seconds.
+    ``speak`` begins what a model says as it comes, ``tell`` hears the log lines.
+    ``last_trigger`` tells behind what a wait for an event begins. ``stopwatch``
+    times the tools, in seconds.
     """
 
     open_model: Callable[[str], Model]
@@ -69,7 +69,7 @@ class Means:
     workspaces: Path
     closed: tuple[Path, ...] = ()
     adopt: Callable[[Path], None] = lambda _root: None
-    on_text: Callable[[Key, str], None] = lambda _key, _text: None
+    speak: Speak = mute
     tell: Tell = silent
     last_trigger: LastTrigger = none_sent
     stopwatch: Callable[[], float] = time.perf_counter
@@ -294,10 +294,17 @@ class Drive:
             messages=self._conversation(),
             tools=self._caller.schemas(self.execution.state),
         )
-        key, tell = self.execution.key, self._means.tell
-        on_text = partial(self._means.on_text, key)
-        told = partial(tell, key, "warning", "model.unavailable")
-        return await Patience(model, request, on_text, told).reply()
+        key, step = self.execution.key, self.execution.state.steps + 1
+        speech = self._means.speak(key, step, self._attempt)
+
+        def told(why: str) -> None:
+            speech.again()
+            self._means.tell(key, "warning", "model.unavailable", why)
+
+        try:
+            return await Patience(model, request, speech.say, told).reply()
+        finally:
+            speech.end()
 
     def _conversation(self) -> tuple[Message, ...]:
         """All that was said; turns that are done never change, so they are kept."""

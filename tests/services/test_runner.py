@@ -633,19 +633,44 @@ async def test_an_execution_that_breaks_its_worker_does_not_stop_the_others(
     assert (await story(log.journal, bad))[-1] == ["Started"]
 
 
+class ReadingAlong:
+    """Notes what is said, and when a speech begins anew and ends."""
+
+    def __init__(self, *whose: object) -> None:
+        self.heard: list[object] = [whose]
+
+    def say(self, text: str) -> None:
+        """Note it."""
+        self.heard.append(text)
+
+    def again(self) -> None:
+        """Note it."""
+        self.heard.append("again")
+
+    def end(self) -> None:
+        """Note it."""
+        self.heard.append("end")
+
+
 async def test_tokens_are_heard_as_they_come(
     memory_log: MemoryLog, with_model: Callable[..., Means]
 ) -> None:
-    """Of every reply, with the execution they belong to."""
-    heard: list[tuple[Key, str]] = []
-    work = replace(
-        with_model(wants(use("look"), text="hm"), says("yes")),
-        on_text=lambda key, text: heard.append((key, text)),
-    )
+    """Of every try of every reply, with execution, step and attempt."""
+    speeches: list[ReadingAlong] = []
+
+    def speak(*whose: object) -> ReadingAlong:
+        speeches.append(ReadingAlong(*whose))
+        return speeches[-1]
+
+    then: list[object] = [ModelUnavailable("busy"), says("yes")]
+    work = replace(with_model(wants(use("look"), text="hm"), then), speak=speak)
     await start(memory_log.journal)
     async with runner(memory_log.journal, work):
         await finished(memory_log.journal)
-    assert heard == [(KEY, "hm"), (KEY, "yes")]
+    assert [speech.heard for speech in speeches] == [
+        [(KEY, 1, 1), "hm", "end"],
+        [(KEY, 2, 1), "again", "yes", "end"],
+    ]
 
 
 async def test_a_drained_runner_takes_nothing_new(

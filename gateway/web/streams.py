@@ -8,11 +8,12 @@ tells a browser to stay away.
 import asyncio
 import time
 from contextlib import suppress
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
+from msgspec import Meta
 
 from events.errors import Unavailable
 from events.names import Key
@@ -54,7 +55,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     after: str | None = None
-    kinds: tuple[Kind, ...] = KINDS
+    kinds: Annotated[tuple[Kind, ...], Meta(min_length=1, max_length=16)] = KINDS
     user: str | None = None
 
 
@@ -66,10 +67,10 @@ async def stream_handler(live: Live, request: web.Request) -> web.StreamResponse
     begun = request.headers.get(LAST) or query.after
     cursor, state = await live.feed.now(key)
     after = None if begun is None else Cursor.parse(begun)
-    if after and state.final and after.covers(await live.feed.past.end(key)):
-        return web.Response(status=204)
     if after is not None:
         await live.feed.reach(after)  # or it is refused, as long as that can be said
+    if after and state.final and after.covers(await live.feed.past.end(key)):
+        return web.Response(status=204)
     response = web.StreamResponse(headers=HEADERS)
     stream = Stream(live, request, response, query.kinds)
     with live.admitted(stream, me.user):

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -14,10 +15,8 @@ from events.deltastream import NatsDeltas
 from events.jetstream import JetStreamJournal
 from events.logbook import Line
 from events.logstream import JetStreamLogbook
+from events.names import Key
 from events.wire import Wire
-
-if TYPE_CHECKING:
-    from events.names import Key
 
 LIMIT = 20.0
 """Seconds until a test gives up waiting."""
@@ -25,6 +24,21 @@ LIMIT = 20.0
 LIVE = frozenset(
     ("step.completed", "tool.completed", "status.changed", "log", "delta", "status")
 )
+
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def aline(key: Key, text: str = "well") -> Line:
+    """A log line."""
+    return Line(
+        at=AT,
+        user=key.user,
+        execution=key.execution,
+        level="info",
+        event_type="test.said",
+        message=text,
+    )
 
 
 class Writer:
@@ -167,7 +181,7 @@ class Reader:
                 if line == b"\n" and "event" in event:
                     self.heard.append(event)
                     return event
-                if name:
+                if name and name != "retry":
                     event[name] = value.strip()
         return None
 

@@ -14,17 +14,14 @@ from aiohttp import WSMsgType, WSServerHandshakeError
 from edges import Gateway
 from lifelike import lifelike
 from nats_server import NatsServer
-from onlookers import Onlooker, Writer
+from onlookers import AT, Onlooker, Writer, aline
 from watching import Streams, bare, everything
 
 from events.commit import Recorded
 from events.deltas import Delta
-from events.logbook import Line
 from events.names import Key
 from gateway.web import outlet, sessions
 from gateway.web.asked import Refused
-
-AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -59,18 +56,6 @@ def history(key: Key, seed: int = 1) -> list[Recorded]:
     return list(lifelike(Random(seed), key, 30).log)  # noqa: S311 - no secret
 
 
-def line(key: Key, text: str = "well") -> Line:
-    """A log line."""
-    return Line(
-        at=AT,
-        user=key.user,
-        execution=key.execution,
-        level="info",
-        event_type="test.said",
-        message=text,
-    )
-
-
 async def wanted(commits: Sequence[Recorded]) -> list[Any]:
     """The messages that a history gives, without cursors."""
     streams = Streams()
@@ -96,7 +81,7 @@ async def test_all_of_a_history_comes_and_then_what_happens(
             "cursor": "0-0",
         }
         await writer.commit(*log[5:])
-        await writer.line(line(key))
+        await writer.line(aline(key))
         await one.until("log")
     messages = one.live
     assert bare(messages[:-1]) == await wanted(log)
@@ -525,7 +510,7 @@ async def test_a_client_that_takes_nothing_is_let_go(
         count = 800
         reading = asyncio.create_task(good.messages(before + count))
         for number in range(count):
-            await writer.line(line(key, f"{number} " + "x" * 8_000))
+            await writer.line(aline(key, f"{number} " + "x" * 8_000))
         await reading
         transport.resume_reading()
         code, reason = await stalled.closed()

@@ -1,0 +1,280 @@
+"""``/api/agents/{id}/stream`` against a real gateway."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import aiohttp
+import edges
+import pytest
+from edges import Gateway
+from lifelike import lifelike
+from nats_server import NatsServer
+from onlookers import Reader, Writer, aline
+from watching import Streams, bare, everything
+
+from events import catalog as e
+from events.commit import Recorded
+from events.names import Key
+from gateway.web import outlet, streams
+
+PATH = "/api/agents/one/stream"
+
+
+@pytest.fixture(autouse=True)
+def _no_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has ended is over soon."""
+    monkeypatch.setattr(streams, "LINGER", 0.1)
+
+
+@pytest.fixture
+async def gateway(edge_server: NatsServer, tmp_path: Path) -> AsyncIterator[Gateway]:
+    """A gateway and nothing behind it but the log."""
+    async with edges.gateway(edge_server.url, tmp_path, ["gateway"]) as one:
+        yield one
+
+
+@pytest.fixture
+async def writer(edge_server: NatsServer, gateway: Gateway) -> AsyncIterator[Writer]:
+    """Somebody who writes to its log."""
+    assert gateway.url
+    async with Writer.open(edge_server.url) as one:
+        yield one
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Key:
+    """An execution that no other test has."""
+    return Key(f"s-{tmp_path.name[-50:]}", "one")
+
+
+@pytest.fixture
+def token(gateway: Gateway, key: Key) -> str:
+    """A token of its user."""
+    return gateway.tokens.mint(key.user, lifetime=timedelta(minutes=5)).token
+
+
+def ended(key: Key) -> list[Recorded]:
+    """A history that has come to an end."""
+    for seed in range(100):
+        log = list(lifelike(Random(seed), key, 40).log)  # noqa: S311 - no secret
+        facts = log[-1].commit.events
+        if any(
+            isinstance(fact, e.Completed | e.Failed | e.Cancelled) for fact in facts
+        ):
+            return log
+    raise AssertionError
+
+
+def messages(events: Sequence[dict[str, str]]) -> list[Any]:
+    """What the events carry; its cursor is an event's id, its type the name."""
+    found = []
+    for event in events:
+        message = json.loads(event["data"])
+        assert message["type"] == event["event"]
+        assert message["cursor"] == event["id"]
+        found.append(message)
+    return found
+
+
+async def wanted(commits: Sequence[Recorded]) -> list[Any]:
+    """The messages that a history gives, without cursors."""
+    streams_ = Streams()
+    for recorded in commits:
+        streams_.store(recorded)
+    return bare(await everything(streams_, commits[0].key))
+
+
+async def test_all_of_it_comes_to_the_end(
+    gateway: Gateway, writer: Writer, key: Key, token: str
+) -> None:
+    """Then the response is over, and whoever comes back is told to stay away."""
+    log = ended(key)
+    await writer.commit(*log[:5])
+    async with Reader.at(gateway.url, f"{PATH}?after=0", token) as one:
+        assert one.response.headers["Content-Type"] == "text/event-stream"
+        await one.next()
+        await writer.commit(*log[5:])
+        *events, last = await one.to_the_end()
+    assert bare(messages(events)) == await wanted(log)
+    assert last["event"] == "end"
+    async with Reader.at(gateway.url, f"{PATH}?after=0", token, last["id"]) as again:
+        assert again.response.status == 204
+
+
+async def test_who_comes_back_goes_on(
+    gateway: Gateway, writer: Writer, key: Key, token: str
+) -> None:
+    """With Last-Event-ID, which goes before what the address says."""
+    log = ended(key)
+    await writer.commit(*log)
+    await writer.line(aline(key))
+    async with Reader.at(gateway.url, f"{PATH}?after=0", token) as one:
+        *events, _ = await one.to_the_end()
+    for place in (0, len(events) // 2, len(events) - 1):
+        path, last = f"{PATH}?after=0", events[place]["id"]
+        async with Reader.at(gateway.url, path, token, last) as again:
+            if place == len(events) - 1:
+                assert again.response.status == 204
+                continue
+            *rest, _ = await again.to_the_end()
+            assert rest == events[place + 1 :]
+
+
+async def test_without_a_cursor_it_begins_with_the_status(
+    gateway: Gateway, writer: Writer, key: Key, token: str
+) -> None:
+    """Of one that has ended, that is all."""
+    log = ended(key)
+    await writer.commit(*log)
+    async with Reader.at(gateway.url, PATH, token) as one:
+        status, last = await one.to_the_end()
+    [message] = messages([status])
+    assert message["type"] == "status"
+    assert message["payload"]["version"] == len(log)
+    assert last["event"] == "end"
+
+
+async def test_only_the_kinds_that_are_wanted_come(
+    gateway: Gateway, writer: Writer, key: Key, token: str
+) -> None:
+    """And it ends all the same."""
+    await writer.commit(*ended(key))
+    await writer.line(aline(key))
+    path = f"{PATH}?after=0&kinds=log&kinds=delta"
+    async with Reader.at(gateway.url, path, token) as one:
+        *events, last = await one.to_the_end()
+    assert [event["event"] for event in events] == ["log"]
+    assert last["event"] == "end"
+
+
+async def test_a_quiet_stream_has_a_heartbeat(
+    gateway: Gateway,
+    writer: Writer,
+    key: Key,
+    token: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Comments, so that no proxy ends it."""
+    monkeypatch.setattr(streams, "HEARTBEAT", 0.05)
+    await writer.commit(*ended(key)[:2])
+    async with Reader.at(gateway.url, f"{PATH}?after=0", token) as one:
+        comments = 0
+        while comments < 3:
+            comments += await one.response.content.readline() == b":\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (PATH + "?after=x", 422),
+        (PATH + "?after=999999999999-0", 422),
+        (PATH + "?after=0&after=1-1", 422),
+        (PATH + "?kinds=dance", 422),
+        (PATH + "?user=nobody", 404),
+        ("/api/agents/two/stream", 404),
+        ("/api/agents/a.b/stream", 422),
+    ],
+)
+async def test_what_makes_no_sense_is_refused(
+    gateway: Gateway, writer: Writer, key: Key, token: str, path: str, status: int
+) -> None:
+    """As a problem, before it is a stream."""
+    await writer.commit(*ended(key))
+    async with Reader.at(gateway.url, path, token) as one:
+        assert one.response.status == status
+        assert one.response.content_type == "application/problem+json"
+
+
+async def test_anothers_is_not_found(
+    gateway: Gateway, writer: Writer, key: Key
+) -> None:
+    """An admin finds it, a feed token its own only, and nobody without a token."""
+    await writer.commit(*ended(key), *ended(key._replace(execution="two")))
+    tokens = gateway.tokens
+    hour = timedelta(hours=1)
+    eve, root = (
+        tokens.mint("eve", lifetime=hour),
+        tokens.mint("root", lifetime=hour, roles=["admin"]),
+    )
+    feed = tokens.mint_feed(key.user, execution="one")
+    path = f"{PATH}?user={key.user}"
+    for who, address, status in (
+        (eve.token, path, 404),
+        (root.token, path, 200),
+        (root.token, PATH, 404),
+        (feed.token, PATH, 200),
+        (feed.token, "/api/agents/two/stream", 404),
+        ("forged", PATH, 401),
+    ):
+        async with Reader.at(gateway.url, address, who) as one:
+            assert one.response.status == status
+
+
+async def test_a_stream_ends_with_its_token(
+    gateway: Gateway, writer: Writer, key: Key
+) -> None:
+    """And says why."""
+    await writer.commit(*ended(key)[:2])
+    brief = gateway.tokens.mint(key.user, lifetime=timedelta(seconds=1))
+    async with Reader.at(gateway.url, PATH, brief.token) as one:
+        *_, last = await one.to_the_end()
+    assert last["event"] == "closing"
+    assert "expired" in last["data"]
+
+
+async def test_a_gateway_that_ends_says_so(
+    gateway: Gateway, writer: Writer, key: Key, token: str
+) -> None:
+    """And is not held up by who watches."""
+    await writer.commit(*ended(key)[:2])
+    async with Reader.at(gateway.url, PATH, token) as one:
+        await one.next()
+        gateway.services.end()
+        *_, last = await one.to_the_end()
+    assert "the gateway ends" in last["data"]
+
+
+async def test_a_reader_that_takes_nothing_is_let_go(
+    gateway: Gateway,
+    writer: Writer,
+    key: Key,
+    token: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its connection is cut; it comes back with the last id that it has."""
+    monkeypatch.setattr(outlet, "MOST_WAITING", 64 * 1024)
+    await writer.commit(*ended(key)[:2])
+    async with Reader.at(gateway.url, PATH, token) as one:
+        await one.next()
+        for number in range(1_000):
+            await writer.line(aline(key, f"{number} " + "x" * 8_000))
+        with pytest.raises((aiohttp.ClientError, ConnectionError)):
+            await one.to_the_end()
+        cursor = one.heard[-1]["id"]
+    async with Reader.at(gateway.url, PATH, token, cursor) as again:
+        await again.next()
+    read = [json.loads(event["data"])["payload"]["id"] for event in one.heard[1:]]
+    first = json.loads(again.heard[0]["data"])["payload"]["id"]
+    assert [*read, first] == list(range(read[0], first + 1))
+
+
+async def test_an_old_client_gets_it_too(
+    gateway: Gateway, writer: Writer, key: Key, token: str
+) -> None:
+    """HTTP/1.0 knows no chunks: it ends with the connection."""
+    log = ended(key)
+    await writer.commit(*log)
+    reader, out = await asyncio.open_connection(gateway.host, gateway.port)
+    head = f"GET {PATH}?after=0 HTTP/1.0\r\nAuthorization: Bearer {token}\r\n\r\n"
+    out.write(head.encode())
+    async with asyncio.timeout(20):
+        answer = await reader.read()
+    out.close()
+    events = [part for part in answer.split(b"\n\n") if b"data: " in part]
+    assert len(events) == len(await wanted(log)) + 1
+    assert b"\r\n" not in answer.partition(b"\r\n\r\n")[2]

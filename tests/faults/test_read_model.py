@@ -4,7 +4,10 @@ import asyncio
 import os
 import shutil
 import sys
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from random import Random
 
@@ -13,23 +16,27 @@ from form import by_form
 from lifelike import interleaved
 from logs import JetStreamLog
 from nats_server import NatsServer
-from readmodels import drift
+from readmodels import verified
 
 from events.bulk import Login
+from events.logbook import Line, encode_line
 from events.logstream import JetStreamLogbook
-from events.names import EVENTS
-from events.rawlog import Raw
-from events.rawstream import JetStreamRawLog, all_streams
+from events.names import Key, log_subject, split_subject
+from events.rawstream import all_streams
 from events.tablestream import JetStreamTimetable
 from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
-from projections.store import Store
+from projections.rebuild import Sources
+from projections.verify import Report
 
 PROCESS = Path(__file__).parents[1] / "support" / "projector_process.py"
 KILLS = by_form(8, 160)
 Commit = tuple[str, bytes]
 PIECE = 40
-"""Commits that are appended while one process lives."""
+"""Commits that are appended while one process lives, about."""
+
+STARTING = 1.0
+"""Seconds in which a process has begun to serve, when nothing else runs."""
 
 
 @pytest.fixture
@@ -74,33 +81,68 @@ class Life:
         await self._process.wait()
 
 
-async def one_life(
-    life: Life, wire: Wire, chance: Random, piece: "list[Commit]", *, early: bool
-) -> None:
-    """Let it live for a while, and kill it at any moment.
+class Writer:
+    """Appends commits and log lines, one after the other, until it is told to stop."""
 
-    ``early``: maybe before it serves. Else it is seen to come on now and then.
+    def __init__(self, wire: Wire, chance: Random, commits: Iterator[Commit]) -> None:
+        self._wire, self._chance, self._commits = wire, chance, commits
+        self._stopped = False
+        self._appended = asyncio.Semaphore(0)
+        self._position = 0
+
+    async def run(self) -> None:
+        """Append; what was asked for is waited for."""
+        stream = self._wire.client.jetstream()
+        while not self._stopped:
+            subject, body = next(self._commits)
+            self._position = (await stream.publish(subject, body)).seq
+            if self._chance.random() < 0.2:
+                key, _ = split_subject(subject)
+                await stream.publish(log_subject(key, "info"), line_of(key))
+            self._appended.release()
+
+    async def so_many(self, count: int) -> int:
+        """Wait for commits; returns the position of the last."""
+        for _ in range(count):
+            await self._appended.acquire()
+        return self._position
+
+    def stop(self) -> None:
+        """Let what is being appended be the last."""
+        self._stopped = True
+
+
+def line_of(key: Key) -> bytes:
+    """A log line."""
+    line = Line(
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+        user=key.user,
+        execution=key.execution,
+        level="info",
+        event_type="tool.completed",
+        message="It did so.",
+    )
+    return encode_line(line)
+
+
+async def one_life(life: Life, writer: Writer, chance: Random, *, seen: bool) -> None:
+    """Let it live for a while, and kill it at any moment while the writer appends.
+
+    ``seen``: only after it was seen to come on; else it is killed while it starts,
+    opens the file or builds it.
     """
-    if not early:
+    if seen:
         await life.reached(0)
-    while piece:
-        subject, body = piece.pop(0)
-        ack = await wire.client.jetstream().publish(subject, body)
-        if not early and chance.random() < 0.1:
-            await life.reached(ack.seq)
-        if chance.random() < 0.03:
-            break
-    await asyncio.sleep(chance.choice([0.0, 0.001, 0.003, 0.01, 0.03]))
-    await life.end()
-
-
-def position_of(file: Path) -> int:
-    """How far a model goes."""
-    store = Store.open(file)
-    try:
-        return store.checkpoints()[EVENTS].position
-    finally:
-        store.close()
+    else:
+        await asyncio.sleep(chance.uniform(0.0, STARTING))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(writer.run())
+        position = await writer.so_many(chance.randrange(1, 2 * PIECE))
+        if seen:
+            await life.reached(position)
+        await asyncio.sleep(chance.choice([0.0, 0.001, 0.003, 0.01, 0.03]))
+        await life.end()
+        writer.stop()
 
 
 def copied(file: Path, to: Path) -> Path:
@@ -117,29 +159,57 @@ def copied(file: Path, to: Path) -> Path:
 async def test_killed_at_any_moment(
     own_server: NatsServer, wire: Wire, tmp_path: Path
 ) -> None:
-    """After each kill the rows are those of the position that the model names."""
+    """After each kill all rows are those of the positions that the model names."""
     chance = Random(6)  # noqa: S311 - a schedule, no secret
     file, login = tmp_path / "model.duckdb", Login(own_server.url)
-    log, *_ = all_streams(wire, login)
-    commits = iter(interleaved(1, KILLS * PIECE // 12))
-    compared, positions, piece = 0, set[int](), list[Commit]()
+    sources = Sources(*all_streams(wire, login))
+    commits = endless()
+    found = Found()
     for _ in range(KILLS):
-        piece += islice(commits, PIECE - len(piece))
-        early = compared > 0 and chance.random() < 0.2
+        seen = found.kills == 0 or chance.random() < 0.7
         life = await Life.begin(own_server, file)
-        await one_life(life, wire, chance, piece, early=early)
+        await one_life(life, Writer(wire, chance, commits), chance, seen=seen)
+        found.kills, found.seen = found.kills + 1, found.seen + seen
         if file.exists():
-            copy = copied(file, tmp_path / "copy")
-            position = position_of(copy)
-            whole = await asyncio.to_thread(_all, log, position)
-            assert drift(copy, whole) == []
-            positions.add(position)
-            compared += 1
-        if chance.random() < 0.05:
+            found.take(await verified(copied(file, tmp_path / "copy"), sources))
+        if chance.random() < 0.1:
             file.unlink(missing_ok=True)  # then the next one builds it
-    assert compared >= KILLS * 0.7
-    assert len(positions) >= compared // 4, "it came on between the kills"
+    print(found)  # noqa: T201 - shown by -s
+    assert found.differences == []
+    assert found.compared >= KILLS * 0.7
+    assert len(found.positions) >= found.seen, "it came on between the kills"
 
 
-def _all(log: JetStreamRawLog, upto: int) -> list[Raw]:
-    return [raw for run in log.bulk(0, upto) for raw in run] if upto else []
+def endless() -> Iterator[Commit]:
+    """Histories without an end, a few at a time."""
+    return chain.from_iterable(interleaved(seed, 20) for seed in count(1))
+
+
+@dataclass
+class Found:
+    """What was found after the kills."""
+
+    kills: int = 0
+    seen: int = 0
+    compared: int = 0
+    executions: int = 0
+    rows: int = 0
+    lines: int = 0
+    positions: set[int] = field(default_factory=set)
+    differences: list[str] = field(default_factory=list)
+
+    def take(self, report: Report) -> None:
+        """Count what was compared."""
+        self.compared += 1
+        self.executions, self.rows = report.executions, self.rows + report.rows
+        self.lines += report.lines
+        self.positions.add(report.position)
+        self.differences += report.differences
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills, {self.compared} models compared at "
+            f"{len(self.positions)} positions (the last had {self.executions} "
+            f"executions): {self.rows} rows, {self.lines} log lines, "
+            f"{len(self.differences)} differ"
+        )

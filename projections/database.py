@@ -17,7 +17,7 @@ CHECKPOINT = "128MB"
 """The log of changes that is put into the tables at once: rarely, and well packed."""
 
 
-class Outdated(WakeError):
+class Outdated(Misconfigured):
     """The read model was made by another version: rebuild it."""
 
 
@@ -37,6 +37,11 @@ def connect(path: Path, *, files: bool = False) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect(str(path), config=config)
         connection.execute("SET lock_configuration = true")
         return connection
+
+
+def log_of(path: Path) -> Path:
+    """Where DuckDB keeps what is not in the file yet."""
+    return path.with_name(f"{path.name}.wal")
 
 
 class Explained:
@@ -59,8 +64,8 @@ def _explain(path: Path, error: Exception) -> WakeError:
         return Misconfigured(f"the read model {path} is used by another process")
     if "No space left" in said or "File too large" in said or "ENOSPC" in said:
         return Misconfigured(
-            f"the disk is full, so the read model {path} stays as it was: make room "
-            f"and start again ({said})"
+            f"the disk is full, so the read model {path} is not written: make room "
+            f"({said})"
         )
     if "version number" in said:
         return Outdated(

@@ -10,7 +10,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from events.errors import OutcomeUnknown, Unavailable, WakeError
+from events.errors import (
+    FolderInUse,
+    Misconfigured,
+    NotAllowedNow,
+    OutcomeUnknown,
+    Unavailable,
+    WakeError,
+)
 from events.names import PROJECTOR_ALL, projector_subject
 from events.wire import NO_RESPONDERS, Nobody, Wire, status
 from projections.projector import Projector
@@ -32,12 +39,17 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Failed(WakeError):
-    """The projector could not do it."""
+    """The projector could not do it, for a reason that we do not know."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
 
+
+KNOWN = {
+    kind.code: kind for kind in (NotAllowedNow, Unavailable, Misconfigured, FolderInUse)
+}
+"""What a projector fails by."""
 
 Kinds = Mapping[str, Callable[[], Awaitable[Any]]]
 """What can be ordered."""
@@ -104,8 +116,8 @@ class Orders:
 async def order(wire: Wire, kind: str) -> dict[str, Any] | None:
     """Tell the projector to do something; returns what it came to.
 
-    None if no projector is there. Raises Failed with what it said, and
-    Unavailable if it says nothing more.
+    None if no projector is there. Raises what it said, and Unavailable if it says
+    nothing more.
     """
     heard: asyncio.Queue[Any] = asyncio.Queue()
     reply = wire.open(heard.put_nowait)
@@ -118,7 +130,7 @@ async def order(wire: Wire, kind: str) -> dict[str, Any] | None:
                 return None
             said = _said.decode(message.data)
             if said.error is not None:
-                raise Failed(said.error, said.message)
+                raise _failed(said.error, said.message)
             if said.done:
                 return said.result or {}
     except Nobody:
@@ -127,3 +139,8 @@ async def order(wire: Wire, kind: str) -> dict[str, Any] | None:
         raise Unavailable("the projector says nothing more") from error
     finally:
         wire.shut(reply)
+
+
+def _failed(code: str, message: str) -> WakeError:
+    kind = KNOWN.get(code)
+    return Failed(code, message) if kind is None else kind(message)

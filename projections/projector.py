@@ -99,7 +99,6 @@ class Projector:
         try:
             follower = await self._opened(writer)
             if follower is not None:
-                self._problem = ""
                 await follower.run(*self._ends)
         except ExceptionGroup as errors:  # the first ended the others
             raise errors.exceptions[0] from errors
@@ -157,7 +156,7 @@ class Projector:
         await self._tell(fold.positions)
         interval = self._interval
         return Follower(
-            store, fold, self._sources, writer, self._tell, interval=interval
+            store, fold, self._sources, writer, self._written, interval=interval
         )
 
     async def _build(self) -> None:
@@ -222,6 +221,10 @@ class Projector:
         if store is None:
             raise Unavailable("the read model is being built: ask again later")
         return store.cursor()
+
+    async def _written(self, positions: Mapping[str, int]) -> None:
+        self._problem = ""
+        await self._tell(positions)
 
     async def _tell(self, positions: Mapping[str, int]) -> None:
         async with self._moved:

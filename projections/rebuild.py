@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from events.names import EVENTS
 from events.rawlog import Extent, Raw, RawLog
+from projections.database import log_of
 from projections.fold import BEGINNING, Fold
 from projections.store import Store, Unfit
 from projections.tables import rows_beside
@@ -83,15 +84,16 @@ async def _build(path: Path, sources: Sources, *, bulk: bool) -> int:
     made = {name: extent.made for name, extent in extents.items()}
     with ThreadPoolExecutor(1, "rebuild-write") as writer:
         create = partial(Store.create, new, made, bulk=bulk)
-        store = await in_thread(writer, create)
-        work = _Work(store, sources, extents)
         try:
-            await work.run(writer)
+            store = await in_thread(writer, create, undo=Store.close)
+            work = _Work(store, sources, extents)
+            try:
+                await work.run(writer)
+            finally:
+                await in_thread(writer, store.close)
         except BaseException:
-            await in_thread(writer, store.close)
             discard(new)  # nobody wants it, and a full disk has room again
             raise
-        await in_thread(writer, store.close)
     return work.messages
 
 
@@ -105,7 +107,7 @@ def swap(path: Path) -> None:
 
     Its log of changes goes first: the old file without it is older, and whole.
     """
-    _log_of(path).unlink(missing_ok=True)
+    log_of(path).unlink(missing_ok=True)
     os.replace(beside(path), path)  # noqa: PTH105 - says that it is atomic
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -114,13 +116,9 @@ def swap(path: Path) -> None:
         os.close(folder)
 
 
-def _log_of(path: Path) -> Path:
-    return path.with_name(path.name + ".wal")
-
-
 def discard(path: Path) -> None:
     """Remove a model, with all that belongs to it."""
-    for file in (path, _log_of(path), rows_beside(path)):
+    for file in (path, log_of(path), rows_beside(path)):
         file.unlink(missing_ok=True)
 
 

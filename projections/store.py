@@ -15,7 +15,7 @@ import duckdb
 from events.errors import Misconfigured, Unavailable, WakeError
 from events.names import Key
 from projections.cursor import Cursor
-from projections.database import Explained, Outdated, connect
+from projections.database import Explained, Outdated, connect, log_of
 from projections.delta import Delta
 from projections.live import Live
 from projections.opened import Rows, no_rows
@@ -181,11 +181,17 @@ class Store:
             self._write(delta, fit=fit)
             if not self._bulk:
                 self._writer.commit()
+                self._keep_private()
         except BaseException:
             self._tables.clear()
             with suppress(duckdb.Error):
                 self._writer.rollback()
             raise
+
+    def _keep_private(self) -> None:
+        """The log of changes, which DuckDB makes anew now and then, is for us alone."""
+        with suppress(FileNotFoundError):
+            log_of(self.path).chmod(0o600)
 
     def _write(self, delta: Delta, *, fit: bool) -> None:
         self._erase(delta.erased)

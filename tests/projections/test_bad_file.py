@@ -135,9 +135,11 @@ from lifelike import interleaved
 from readmodels import Logs, settled
 from events.errors import Misconfigured
 from projections.projector import Projector
+from projections.rebuild import rebuild
 
-async def main(model):
-    logs = Logs.empty()
+model, logs = Path(sys.argv[1]), Logs.empty()
+
+async def main():
     for subject, body in interleaved(9, 20):
         logs.events.add(subject, body)
     projector = Projector(model, logs, interval=0.001)
@@ -155,15 +157,22 @@ async def main(model):
             await asyncio.sleep(0.01)
 
 try:
-    asyncio.run(main(Path(sys.argv[1])))
+    asyncio.run(main())
 except* Misconfigured as errors:
     print(errors.exceptions[0])
+try:
+    asyncio.run(rebuild(model, logs))
+except Misconfigured as error:
+    print(error)
+print(*sorted(path.name for path in model.parent.iterdir()))
 """
 
 
 @pytest.mark.timeout(600)
 async def test_a_full_disk_is_said_and_leaves_no_half_rows(model: Path) -> None:
     """The projector stops; what is in the file is the fold up to its position.
+
+    Nor can it be built anew, and what was begun of that is removed.
 
     The disk is full for that process alone: the kernel limits what it may write.
     """
@@ -176,8 +185,11 @@ async def test_a_full_disk_is_said_and_leaves_no_half_rows(model: Path) -> None:
         check=False,
         timeout=500,
     )
-    assert "the disk is full" in ended.stdout, ended.stdout + ended.stderr
-    assert str(model) in ended.stdout
+    followed, rebuilt, left = ended.stdout.splitlines() or [ended.stderr] * 3
+    assert "the disk is full" in followed
+    assert str(model) in followed
+    assert "the disk is full" in rebuilt
+    assert f"{model.name}.new" not in left.split()
     opened = store.Store.open(model)
     position = opened.checkpoints()["EVENTS"].position
     opened.close()

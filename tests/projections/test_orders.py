@@ -9,7 +9,13 @@ import pytest
 from logs import JetStreamLog
 from readmodels import Logs, projecting
 
-from events.errors import FolderInUse, NotAllowedNow, Unavailable
+from events.errors import (
+    FolderInUse,
+    NotAllowedNow,
+    TooLarge,
+    Unavailable,
+    WakeError,
+)
 from events.wire import NO_RESPONDERS, Wire, status
 from projections import orders
 from projections.orders import Failed, Orders, order
@@ -23,7 +29,7 @@ class Slow(Projector):
     def __init__(self, path: Path) -> None:
         super().__init__(path, Logs.empty())
         self.go = asyncio.Event()
-        self.problem: NotAllowedNow | None = None
+        self.problem: WakeError | None = None
 
     async def rebuild(self) -> Rebuilt:
         """Wait, and say what the test wants to hear."""
@@ -79,12 +85,15 @@ async def test_an_order_is_carried_out_however_long_it_takes(
 
 
 async def test_a_refusal_is_told_in_its_words(wire: Wire, slow: Slow) -> None:
-    """With the code that programs match."""
+    """As the error that it is, or with the code that programs match."""
     slow.problem = NotAllowedNow("the read model is being rebuilt already")
     slow.go.set()
-    with pytest.raises(Failed, match="being rebuilt already") as caught:
+    with pytest.raises(NotAllowedNow, match="being rebuilt already"):
         await when_served(wire, "rebuild")
-    assert caught.value.code == "not_allowed_now"
+    slow.problem = TooLarge("a row is too large")
+    with pytest.raises(Failed, match="too large") as caught:
+        await order(wire, "rebuild")
+    assert caught.value.code == "too_large"
 
 
 async def test_nobody_is_there(wire: Wire) -> None:

@@ -1,6 +1,7 @@
 """The projector: what is appended can be asked for, exactly, whatever happens."""
 
 import asyncio
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -75,6 +76,18 @@ async def test_what_was_appended_can_be_asked_for(model: Path) -> None:
         found = await ask(projector, "SELECT status, output FROM executions")
         assert found == [("completed", "Done.")]
     assert drift(model, raws(logs.events)) == []
+
+
+async def test_it_is_readable_by_its_owner_alone(model: Path) -> None:
+    """It has what people asked and were told; so has the log of its changes."""
+    logs = Logs.empty()
+    async with projecting(model, logs) as projector:
+        await append(logs, told("one"))
+        await settled(projector)
+        modes = {
+            p.suffix: stat.S_IMODE(p.stat().st_mode) for p in model.parent.iterdir()
+        }
+    assert modes == {".duckdb": 0o600, ".wal": 0o600, ".lock": 0o600}
 
 
 async def test_one_that_comes_alone_is_not_made_to_wait(model: Path) -> None:

@@ -99,7 +99,8 @@ def check(settings: Settings, *, as_json: bool) -> bool:
         put(f"… and {left:,} more")
     put(
         f"{report['executions']:,} executions, {report['rows']:,} rows, "
-        f"{report['lines']:,} log lines up to position {report['position']:,}: "
+        f"{report['lines']:,} log lines up to position {report['position']:,}"
+        + (f", {report['aside']:,} messages put aside: " if report["aside"] else ": ")
         + (f"{report['wrong']:,} differ" if report["wrong"] else "all as they must be")
     )
     return not report["wrong"]

@@ -1,7 +1,9 @@
 """Reading the read model: one cursor for each question, on a snapshot of its own."""
 
 from contextlib import suppress
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakSet
 
 import duckdb
 
@@ -108,3 +110,26 @@ class _Told:
             raise Interrupted from error  # told to end, or the file was closed
         if isinstance(error, duckdb.Error):
             raise InvalidInput(f"the query failed: {error}") from error
+
+
+class Cursors:
+    """All cursors of a file, so that they can be stopped; for any thread."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._open: WeakSet[Cursor] = WeakSet()
+
+    def open(self, connection: duckdb.DuckDBPyConnection) -> Cursor:
+        """Open one more; raises Unavailable if the file is closed."""
+        try:
+            cursor = Cursor(connection.cursor())
+        except duckdb.ConnectionException as error:
+            raise Unavailable("the read model was just closed: ask again") from error
+        with self._lock:
+            self._open.add(cursor)
+        return cursor
+
+    def all(self) -> list[Cursor]:
+        """Those that somebody has still."""
+        with self._lock:
+            return list(self._open)

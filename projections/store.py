@@ -5,6 +5,7 @@ transaction, so that a kill at any moment leaves both or neither. Reading happen
 in transactions that cannot write, each on a cursor of its own.
 """
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import NamedTuple
 
 import duckdb
 
-from events.errors import Misconfigured, Unavailable, WakeError
+from events.errors import Misconfigured, WakeError
 from events.names import Key
-from projections.cursor import Cursor
+from projections.cursor import Cursor, Cursors
 from projections.database import Explained, Outdated, connect, log_of
 from projections.delta import Delta
 from projections.live import Live
@@ -33,6 +34,9 @@ from projections.rows import (
 )
 from projections.schema import done, fingerprint, hot, statements
 from projections.tables import Tables
+
+AGAIN = 0.005
+"""Seconds until queries are told once more to stop: one may just begin."""
 
 
 class Unfit(WakeError):
@@ -56,6 +60,7 @@ class Store:
         self._writer, self._bulk = connection, bulk
         self._tables = Tables(connection, path, bulk=bulk)
         self._positions: dict[str, int] = {}
+        self._cursors = Cursors()
 
     # ── opening ──────────────────────────────────────────────────────────────
 
@@ -120,9 +125,23 @@ class Store:
                 )
 
     def close(self) -> None:
-        """Close the file; asking twice is fine. Running queries are stopped."""
+        """Close the file, when all that is asked has been stopped; twice is fine.
+
+        Not before: as long as a file is in use, DuckDB gives it to whoever opens one
+        of the same name, also when another file has taken its place.
+        """
+        while not self._closed():
+            for cursor in self._cursors.all():
+                cursor.interrupt()
+            time.sleep(AGAIN)
+
+    def _closed(self) -> bool:
         with suppress(duckdb.Error):
-            self._writer.close()
+            try:
+                self._writer.close()
+            except duckdb.ResourceInUseException:
+                return False
+        return True
 
     # ── loading ──────────────────────────────────────────────────────────────
 
@@ -243,11 +262,8 @@ class Store:
     # ── reading ──────────────────────────────────────────────────────────────
 
     def cursor(self) -> Cursor:
-        """Open a cursor; for one query, in any thread. Raises Unavailable."""
-        try:
-            return Cursor(self._writer.cursor())
-        except duckdb.ConnectionException as error:
-            raise Unavailable("the read model was just closed") from error
+        """Open a cursor, for one thread, whichever; raises Unavailable once closed."""
+        return self._cursors.open(self._writer)
 
     def _explained(self) -> Explained:
         return Explained(self.path)

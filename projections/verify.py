@@ -38,11 +38,15 @@ TOLD = 20
 
 
 class Report(NamedTuple):
-    """What a verification came to; ``differences`` are the first of ``wrong``."""
+    """What a verification came to; ``differences`` are the first of ``wrong``.
+
+    ``aside`` counts the messages that could not be folded: ``dead_letters``.
+    """
 
     executions: int
     rows: int
     lines: int
+    aside: int
     position: int
     wrong: int
     differences: list[str]
@@ -59,7 +63,7 @@ async def verify(sources: Sources, opened: Opened) -> Report:
     """Compare all; raises WakeError. The work is done in threads."""
     cursor = opened()
     try:
-        positions = await asyncio.to_thread(_begin, cursor)
+        positions, aside = await asyncio.to_thread(_begin, cursor)
         extents = await sources.extents()  # after it: they must not be behind
         work = _Verification(sources, extents, cursor, positions)
         problems = await asyncio.to_thread(lambda: list(work.problems()))
@@ -72,15 +76,18 @@ async def verify(sources: Sources, opened: Opened) -> Report:
         work.executions,
         work.rows,
         work.lines,
+        aside,
         positions[EVENTS],
         len(problems),
         told,
     )
 
 
-def _begin(cursor: Cursor) -> dict[str, int]:
-    """Begin the snapshot; returns how far its rows go."""
-    return dict(cursor.run("SELECT stream, position FROM checkpoints").rows)
+def _begin(cursor: Cursor) -> tuple[dict[str, int], int]:
+    """Begin the snapshot; returns how far its rows go, and how much is put aside."""
+    positions = dict(cursor.run("SELECT stream, position FROM checkpoints").rows)
+    (aside,) = cursor.run("SELECT count(*) FROM dead_letters").rows[0]
+    return positions, aside
 
 
 def _still_there(problems: list[Difference], opened: Opened) -> list[Difference]:

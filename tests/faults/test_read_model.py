@@ -30,7 +30,7 @@ from projections.rebuild import Sources
 from projections.verify import Report
 
 PROCESS = Path(__file__).parents[1] / "support" / "projector_process.py"
-KILLS = by_form(8, 160)
+KILLS, SEEDS = by_form(8, 20), by_form(1, 8)
 Commit = tuple[str, bytes]
 PIECE = 40
 """Commits that are appended while one process lives, about."""
@@ -156,11 +156,12 @@ def copied(file: Path, to: Path) -> Path:
 
 
 @pytest.mark.timeout(by_form(600, 3600))
+@pytest.mark.parametrize("seed", range(SEEDS))
 async def test_killed_at_any_moment(
-    own_server: NatsServer, wire: Wire, tmp_path: Path
+    own_server: NatsServer, wire: Wire, tmp_path: Path, seed: int
 ) -> None:
     """After each kill all rows are those of the positions that the model names."""
-    chance = Random(6)  # noqa: S311 - a schedule, no secret
+    chance = Random(seed)  # noqa: S311 - a schedule, no secret
     file, login = tmp_path / "model.duckdb", Login(own_server.url)
     sources = Sources(*all_streams(wire, login))
     commits = endless()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from histories import Story
-from readmodels import PATIENCE, Logs, append, ask, projecting, settled
+from readmodels import PATIENCE, Logs, append, ask, drift, projecting, raws, settled
 
 from events.errors import InvalidInput, Unavailable
 from events.names import Key
@@ -35,6 +35,28 @@ async def busy(projector: Projector, heavy: bool = True) -> "asyncio.Task[object
     while not any(a._cursor for a in projector.readers._asking):  # noqa: ASYNC110 - a test's wait
         await asyncio.sleep(0.001)
     return task
+
+
+async def test_a_rebuild_while_something_is_asked(tmp_path: Path) -> None:
+    """It is stopped; what comes then is written to the new file, and only there."""
+    model, logs = tmp_path / "readmodel.duckdb", Logs.empty()
+    story = Story(Key("ada", "one"))
+    story.running()
+    async with projecting(model, logs) as projector:
+        await append(logs, story)
+        await settled(projector)
+        before = model.stat().st_ino
+        asking = [await busy(projector), await busy(projector, heavy=False)]
+        await projector.rebuild()
+        for one in asking:
+            with pytest.raises(Unavailable):
+                await one
+        assert model.stat().st_ino != before
+        story.respond(text="Done.")
+        await append(logs, story)
+        await settled(projector)
+        assert await ask(projector, "SELECT status FROM executions") == [("completed",)]
+    assert drift(model, raws(logs.events)) == []
 
 
 async def heavy_works(projector: Projector) -> bool:

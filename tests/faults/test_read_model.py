@@ -161,7 +161,7 @@ async def test_killed_at_any_moment(
     own_server: NatsServer, wire: Wire, tmp_path: Path, seed: int
 ) -> None:
     """After each kill all rows are those of the positions that the model names."""
-    chance = Random(seed)  # noqa: S311 - a schedule, no secret
+    chance, lines = Random(seed), Random(seed)  # noqa: S311 - a schedule, no secret
     file, login = tmp_path / "model.duckdb", Login(own_server.url)
     sources = Sources(*all_streams(wire, login))
     commits = endless()
@@ -169,7 +169,7 @@ async def test_killed_at_any_moment(
     for _ in range(KILLS):
         seen = found.kills == 0 or chance.random() < 0.7
         life = await Life.begin(own_server, file)
-        await one_life(life, Writer(wire, chance, commits), chance, seen=seen)
+        await one_life(life, Writer(wire, lines, commits), chance, seen=seen)
         found.kills, found.seen = found.kills + 1, found.seen + seen
         if file.exists():
             found.take(await verified(copied(file, tmp_path / "copy"), sources))
@@ -177,7 +177,7 @@ async def test_killed_at_any_moment(
             file.unlink(missing_ok=True)  # then the next one builds it
     print(found)  # noqa: T201 - shown by -s
     assert found.differences == []
-    assert found.compared >= KILLS * 0.7
+    assert found.compared >= found.seen >= KILLS // 2
     assert len(found.positions) >= found.seen, "it came on between the kills"
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 
 from events.commit import Recorded
 from events.errors import OutcomeUnknown
-from events.journal import Journal, WorkHeard, WorkQueue, unheeded
+from events.journal import Journal, Last, WorkHeard, WorkQueue, unheeded
 from events.names import ROUTES, Key, Route
 from events.spec import Lane
 
@@ -137,6 +137,11 @@ class FaultyJournal(Journal):
         """Return the last position of ``key``."""
         await self._draw("tip")
         return await self.inner.tip(key)
+
+    async def last(self, key: Key) -> Last | None:
+        """Return where the last commit of ``key`` stands; it fails as ``tip`` does."""
+        await self._draw("tip")
+        return await self.inner.last(key)
 
     async def _draw(self, primitive: Primitive) -> Fault | None:
         fault = self.plan.draw(primitive)

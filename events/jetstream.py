@@ -17,7 +17,7 @@ from events.bucket import Bucket, bucket_stream
 from events.commit import Recorded, unseal
 from events.direct import ask_leader, read_subject
 from events.errors import OutcomeUnknown, ServerUnsuitable, TooLarge, Unavailable
-from events.journal import Journal, WorkHeard, WrongPosition, unheeded
+from events.journal import Journal, Last, WorkHeard, WrongPosition, unheeded
 from events.names import (
     EVENTS,
     EVENTS_ALL,
@@ -156,6 +156,14 @@ class JetStreamJournal(Journal):
         """Return the last position of ``key`` as the leader knows it."""
         last = await self._get({"last_by_subj": history_filter(key)})
         return last.position if last else 0
+
+    async def last(self, key: Key) -> Last | None:
+        """Return where the last commit of ``key`` stands, as the leader knows it."""
+        query = {"last_by_subj": history_filter(key)}
+        stored = await ask_leader(self.wire, EVENTS, query)
+        if stored is None:
+            return None
+        return Last(stored.seq, split_subject(stored.subject)[1])
 
     async def _get(self, query: dict[str, Any]) -> Recorded | None:
         """Ask the leader for one commit."""

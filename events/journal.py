@@ -18,7 +18,7 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from events.blobs import unpack
 from events.catalog import Purged
@@ -58,6 +58,13 @@ class WrongPosition(WakeError):
     def __init__(self, message: str = "", *, last: int | None = None) -> None:
         super().__init__(message)
         self.last = last
+
+
+class Last(NamedTuple):
+    """The last commit of a history: where it stands, and who has to act on it."""
+
+    position: int
+    route: Route
 
 
 class Work(ABC):
@@ -308,6 +315,13 @@ class Journal(ABC):
     @abstractmethod
     async def tip(self, key: Key) -> int:
         """Return the last position of ``key`` (0: none), never a stale answer."""
+
+    @abstractmethod
+    async def last(self, key: Key) -> "Last | None":
+        """Return where the last commit of ``key`` stands, never a stale answer.
+
+        Of a history that cannot be read any more too.
+        """
 
     @abstractmethod
     async def end(self, routes: Sequence[Route] = ROUTES) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from events.commit import Recorded, unseal
 from events.journal import (
     Journal,
+    Last,
     Work,
     WorkHeard,
     WorkQueue,
@@ -84,6 +85,11 @@ class MemoryJournal(Journal):
         """Return the last position of ``key``; 0 if there is none."""
         history = self._histories.get(key)
         return history[-1].position if history else 0
+
+    async def last(self, key: Key) -> Last | None:
+        """Return where the last commit of ``key`` stands."""
+        history = self._histories.get(key)
+        return Last(history[-1].position, history[-1].route) if history else None
 
     async def end(self, routes: Sequence[Route] = ROUTES) -> int:
         """Return the position of the last commit on some routes."""

@@ -1,9 +1,57 @@
-"""Admission: how much a user may start; atomically right, a refusal is true."""
+"""Admission: how much a user may start; atomically right, and a refusal is true.
 
-from events.quota import Report
+Who is admitted is written into the bucket QUOTAS, on the condition that nobody wrote
+meanwhile, before the start is appended. Nothing is given back: when the room is
+needed, what it says is held against the log, and what has ended is dropped. What was
+admitted and not created for a minute is closed first, so that it never will be.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
+from math import ceil
+from typing import NamedTuple, Never, TypeVar
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from events import quota as rules
+from events.errors import Conflict, LimitReached
+from events.execution import Execution
+from events.faults import crash_point
+from events.names import Key, check_id
+from events.quota import Admitted, Allotment, Claim, Exhausted, Full, Quota, Report
 from events.register import Register
+from services import metrics
 from services.handler import Handler
-from services.tiers import Tiers
+from services.tiers import Asker, Tier, Tiers
+
+T = TypeVar("T")
+
+BY = "admission"
+"""Who closes what was admitted and never created, as histories say it."""
+
+KNOWN = 10_000
+"""Users whose last quota is kept here, so that it need not be read again."""
+
+ROUNDS = 20
+"""Times a decision is made anew before giving up: each means that somebody won."""
+
+AT_ONCE = 64
+"""Histories looked at at once."""
+
+
+Absent = Callable[[Key], Awaitable[bool]]
+"""What is done about one never created; says whether it takes no room any more."""
+
+
+class Ledger(NamedTuple):
+    """What is known of a user, and whether it was read just now."""
+
+    quota: Quota
+    revision: int
+    fresh: bool
 
 
 class Admission:
@@ -11,11 +59,211 @@ class Admission:
 
     def __init__(self, handler: Handler, quotas: Register, tiers: Tiers) -> None:
         self._handler, self._quotas, self._tiers = handler, quotas, tiers
+        self._known: OrderedDict[str, Ledger] = OrderedDict()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._looking = asyncio.Semaphore(AT_ONCE)
 
-    async def limits(self, user: str, tier: str | None = None) -> Report:
+    async def start(self, key: Key, asker: Asker) -> None:
+        """Admit a start; asked twice it counts once, and one that is there does not.
+
+        Raises LimitReached, InvalidInput for a tier that there is not, and what is
+        worth another try.
+        """
+        await self._insist(key.user, partial(self._admit, key, 0, asker))
+
+    async def retry(self, key: Key, after: int, asker: Asker) -> None:
+        """Admit that what ended at the position ``after`` goes on; see ``start``."""
+        await self._insist(key.user, partial(self._admit, key, after, asker))
+
+    async def tier(self, user: str, asker: Asker) -> Tier:
+        """Find a user's tier; one that the gateway vouches for is kept in mind.
+
+        So it counts too for what is set up now and started later.
+        """
+        return await self._insist(user, partial(self._tier, user, asker))
+
+    async def limits(
+        self, user: str, tier: str | None = None, *, token: bool = True
+    ) -> Report:
         """Tell how far a user's limits are used, as the log has it now.
 
-        ``tier`` is the one a token names, if it names one. Raises InvalidInput for a
-        tier that there is not, and Unavailable.
+        ``tier`` is the one a token names, if it names one; without a token the
+        user's account says it. Raises InvalidInput for a tier that there is not,
+        Corrupt, Unavailable.
         """
-        raise NotImplementedError
+        asker = Asker(check_id(user, "user"), token=token, tier=tier)
+        quota = rules.decoded((await self._quotas.read(user)).value, user)
+        found = await self._tiers.of(user, asker, quota.tier)
+        if found.allotment.concurrent is not None:
+            over = await self._over(user, quota.admitted, _given_up)
+            quota = rules.without(quota, over)
+        now = self._now()
+        concurrent, hourly = rules.uses(rules.current(quota, now), found.allotment, now)
+        return Report(user=user, tier=found.name, concurrent=concurrent, hourly=hourly)
+
+    # ── one after the other ──────────────────────────────────────────────────
+
+    async def _insist(self, user: str, once: Callable[[], Awaitable[T]]) -> T:
+        """Decide until nobody was faster; of one user one at a time."""
+        turn = self._turns.get(user)
+        if turn is None:
+            turn = self._turns[user] = asyncio.Lock()
+        async with turn:
+            for _ in range(ROUNDS):
+                try:
+                    return await once()
+                except Conflict:
+                    self._known.pop(user, None)
+        raise Conflict(f"what {user} may start changes too fast: try again")
+
+    async def _tier(self, user: str, asker: Asker) -> Tier:
+        ledger, tier = await self._look(user, asker)
+        told = _told(ledger.quota, tier)
+        if told != ledger.quota:
+            await self._store(user, told, ledger)
+        return tier
+
+    async def _admit(self, key: Key, after: int, asker: Asker) -> None:
+        user = key.user
+        ledger, tier = await self._look(user, asker)
+        told = _told(ledger.quota, tier)
+        if tier.allotment.unlimited:
+            if told != ledger.quota:
+                await self._store(user, told, ledger)
+            return
+        if not after and await self._handler.journal.tip(key):
+            return  # it is there: whoever asks again is not to be counted again
+        ledger = ledger._replace(quota=told)
+        decided = await self._decide(
+            user, ledger, tier.allotment, Claim(key.execution, after)
+        )
+        if isinstance(decided, Quota):
+            await self._store(user, decided, ledger)
+            crash_point("admission.after")
+        else:
+            await self._refuse(user, tier, decided, ledger)
+
+    async def _look(self, user: str, asker: Asker) -> tuple[Ledger, Tier]:
+        ledger = await self._ledger(user)
+        return ledger, await self._tiers.of(user, asker, ledger.quota.tier)
+
+    async def _decide(
+        self, user: str, ledger: Ledger, allotment: Allotment, claim: Claim
+    ) -> Quota | Full | Exhausted:
+        """Decide by what is written, and if that says no, by the log."""
+        now = self._now()
+        quota = rules.current(ledger.quota, now)
+        decided = rules.admit(quota, allotment, claim, now)
+        if isinstance(decided, Full):
+            # By what is known from before nobody may be closed: somebody may just
+            # have asked again for what was admitted long ago.
+            absent = self._close if ledger.fresh else _unsure
+            over = await self._over(user, decided.doubtful, absent)
+            left = rules.without(quota, over)
+            decided = rules.admit(left, allotment, claim, now)
+        return decided
+
+    async def _refuse(
+        self, user: str, tier: Tier, why: Full | Exhausted, ledger: Ledger
+    ) -> Never:
+        """Refuse by what is so now; raises Conflict if that is to be looked up."""
+        if not ledger.fresh:
+            raise Conflict(f"what {user} may start was changed, perhaps")
+        now = self._now()
+        if rules.ahead(ledger.quota, now):  # or it would begin to count ever anew
+            await self._store(user, rules.current(ledger.quota, now), ledger)
+        error = _refusal(user, tier, why)
+        metrics.limited(error.limit)
+        raise error
+
+    # ── what is written ──────────────────────────────────────────────────────
+
+    async def _ledger(self, user: str) -> Ledger:
+        """What is known here, or else as it is now."""
+        known = self._known.get(user)
+        if known is not None:
+            self._known.move_to_end(user)
+            return known
+        held = await self._quotas.read(user)
+        quota = rules.decoded(held.value, user)
+        return Ledger(quota, held.revision, fresh=True)
+
+    async def _store(self, user: str, quota: Quota, ledger: Ledger) -> None:
+        """Write it, if nobody wrote meanwhile; raises Conflict."""
+        self._known.pop(user, None)  # until it is known what became of it
+        revision = await self._quotas.write(
+            user, rules.encoded(quota), after=ledger.revision
+        )
+        self._known[user] = Ledger(quota, revision, fresh=False)
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+
+    # ── what the log says ────────────────────────────────────────────────────
+
+    async def _over(
+        self, user: str, admitted: Collection[Admitted], absent: Absent
+    ) -> set[str]:
+        """Which of these take no room any more; never what was so a while ago."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                looks = [
+                    group.create_task(self._is_over(user, one, absent))
+                    for one in admitted
+                ]
+        except ExceptionGroup as errors:  # all say the same, or one says it best
+            raise errors.exceptions[0] from errors
+        looked_at = zip(admitted, looks, strict=True)
+        return {one.execution for one, look in looked_at if look.result()}
+
+    async def _is_over(self, user: str, one: Admitted, absent: Absent) -> bool:
+        key = Key(user, one.execution)
+        async with self._looking:
+            last = await self._handler.journal.last(key)
+            standing = rules.standing(one, last, self._now())
+            if standing == "absent":
+                return await absent(key)
+            return standing == "over"
+
+    async def _close(self, key: Key) -> bool:
+        """See that it is never created, unless it just was."""
+        execution = await self._handler.handle(
+            key, Execution.abandon, known=Execution(key), by=BY
+        )
+        return execution.state.final
+
+    def _now(self) -> float:
+        return round(self._handler.clock().timestamp(), 3)
+
+
+async def _unsure(_key: Key) -> bool:
+    """Take what was never created for what may yet be."""
+    return False
+
+
+async def _given_up(_key: Key) -> bool:
+    """Take what was never created for what is closed when its room is needed."""
+    return True
+
+
+def _told(quota: Quota, tier: Tier) -> Quota:
+    """Keep in mind what the gateway vouches for."""
+    if not tier.vouched or tier.name is None or quota.tier == tier.name:
+        return quota
+    return msgspec.structs.replace(quota, tier=tier.name)
+
+
+def _refusal(user: str, tier: Tier, why: Full | Exhausted) -> LimitReached:
+    concurrent, hourly = tier.allotment
+    if isinstance(why, Full):
+        return LimitReached(
+            f"{user} has {len(why.doubtful)} executions that have not ended, and may "
+            f"have {concurrent} at a time ({tier.name}): let one end, or end one",
+            retry_after=rules.SOON,
+            limit="concurrent",
+        )
+    return LimitReached(
+        f"{user} started {hourly} executions within an hour, as many as the tier "
+        f"{tier.name} may: try again in {ceil(why.retry_after)} s",
+        retry_after=why.retry_after,
+        limit="hourly",
+    )

@@ -66,6 +66,11 @@ class Instruments:
         self.refusals = cache(
             counted("refusals", "Commands refused, by code.", "code").labels
         )
+        self.limited = cache(
+            counted(
+                "limits_reached", "Starts refused, by the limit reached.", "limit"
+            ).labels
+        )
         self.held = level("executions_held", "Executions that are worked on now.")
         self.attempts = cache(
             counted(

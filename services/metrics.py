@@ -53,6 +53,13 @@ def answered(verb: str, code: str) -> None:
         (on.refusals(code) if code else on.commands(verb)).inc()
 
 
+def limited(limit: str) -> None:
+    """Count a start that was refused, by the limit that was reached."""
+    on = _On.instruments
+    if on is not None:
+        on.limited(limit).inc()
+
+
 def held(change: int) -> None:
     """Say that a runner works on so many more executions."""
     on = _On.instruments

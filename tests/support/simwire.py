@@ -11,7 +11,7 @@ from simnet import ANSWER, Net
 
 from events.commit import Recorded
 from events.errors import OutcomeUnknown, Unavailable
-from events.journal import Journal, Work, WorkHeard, WorkQueue, unheeded
+from events.journal import Journal, Last, Work, WorkHeard, WorkQueue, unheeded
 from events.memory import MemoryJournal
 from events.names import ROUTES, Key, Route
 from events.presence import Heard, MemoryPresences, Presence
@@ -40,6 +40,10 @@ class Line(Journal):
     async def tip(self, key: Key) -> int:
         """Ask for the last position of ``key``."""
         return await self.net.ask(lambda: self.log.tip(key))
+
+    async def last(self, key: Key) -> Last | None:
+        """Ask where the last commit of ``key`` stands."""
+        return await self.net.ask(lambda: self.log.last(key))
 
     async def end(self, routes: Sequence[Route] = ROUTES) -> int:
         """Ask for the last position on some routes."""

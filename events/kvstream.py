@@ -1,0 +1,215 @@
+"""Buckets of values on JetStream: NATS key-value (ADR-8), readable by any client.
+
+Each value is one message, the last of its subject, and its revision the sequence of
+that. What is decided on is read from the leader, so it is never stale.
+"""
+
+import asyncio
+import base64
+from typing import Any, Self
+
+import msgspec
+
+from events.errors import (
+    Conflict,
+    OutcomeUnknown,
+    ServerUnsuitable,
+    TooLarge,
+    Unavailable,
+)
+from events.names import EXPECTED_POSITION, bucket_stream, bucket_subject
+from events.register import Held, Register
+from events.wire import ApiError, Nobody, Wire, raise_problem
+
+MAX_VALUE = 256 * 1024
+"""Bytes of a value with its headers; what is written is bounded well below."""
+
+MAX_BUCKET = 256 * 1024 * 1024
+"""Bytes of a bucket: some hundred thousand users. What is beyond is refused."""
+
+TRY = 2.0
+"""Seconds one try to write waits for its ack."""
+
+AT_ONCE = 64
+"""Values read at once."""
+
+DELETED = {"KV-Operation": "DEL"}
+"""What a value without content says to other clients."""
+
+NOT_FOUND = 10037
+NO_STREAM = 10059
+NAME_IN_USE = 10058
+WRONG_LAST_SEQUENCE = 10071
+TOO_LARGE = 10054
+FULL = 10077
+
+
+class _Message(msgspec.Struct):
+    seq: int
+    data: str = ""
+
+
+class _Found(msgspec.Struct):
+    message: _Message
+
+
+class _Ack(msgspec.Struct):
+    seq: int = 0
+
+
+class _State(msgspec.Struct):
+    subjects: dict[str, int] | None = None
+
+
+class _Info(msgspec.Struct):
+    state: _State
+    total: int = 0
+
+
+_found = msgspec.json.Decoder(_Found)
+_ack = msgspec.json.Decoder(_Ack)
+_info = msgspec.json.Decoder(_Info)
+
+
+def bucket_config(bucket: str, about: str) -> dict[str, Any]:
+    """What a bucket's stream is like.
+
+    No rollup, unlike what clients make: who may write one key could erase all others.
+    """
+    return {
+        "name": bucket_stream(bucket),
+        "description": f"wakestream: {about}",
+        "subjects": [bucket_subject(bucket, ">")],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "max_msg_size": MAX_VALUE,
+        "max_bytes": MAX_BUCKET,
+        "duplicate_window": int(100e6),
+        "deny_delete": True,
+        "allow_direct": True,
+    }
+
+
+class JetStreamRegister(Register):
+    """One bucket of one account."""
+
+    def __init__(self, wire: Wire, bucket: str) -> None:
+        self._wire, self._bucket = wire, bucket
+        self._stream = bucket_stream(bucket)
+
+    @classmethod
+    async def open(
+        cls, wire: Wire, bucket: str, about: str, *, replicas: int = 1
+    ) -> Self:
+        """Provision the bucket; asking again is fine.
+
+        Raises ServerUnsuitable, Unavailable.
+        """
+        config = {**bucket_config(bucket, about), "num_replicas": replicas}
+        try:
+            await _provision(wire, config)
+        except ApiError as error:
+            raise ServerUnsuitable(
+                f"this nats-server cannot keep the bucket {bucket}: {error}"
+            ) from error
+        except OutcomeUnknown as error:
+            raise Unavailable(
+                f"the bucket {bucket} cannot be opened now: {error}"
+            ) from error
+        return cls(wire, bucket)
+
+    async def read(self, key: str) -> Held:
+        """Return the value of a key, as the leader knows it."""
+        query = {"last_by_subj": bucket_subject(self._bucket, key)}
+        try:
+            answer = await self._wire.api(f"STREAM.MSG.GET.{self._stream}", query)
+        except ApiError as error:
+            if error.number in (NOT_FOUND, NO_STREAM):
+                return Held()
+            raise self._unreachable(error) from error
+        except OutcomeUnknown as error:
+            raise self._unreachable(error) from error
+        message = _found.decode(answer).message
+        return Held(base64.b64decode(message.data), message.seq)
+
+    async def write(self, key: str, value: bytes, *, after: int) -> int:
+        """Replace the value of a key, if ``after`` is still its revision."""
+        subject = bucket_subject(self._bucket, key)
+        headers = {EXPECTED_POSITION: str(after), **({} if value else DELETED)}
+        try:
+            answer = await self._wire.request(subject, value, headers=headers, wait=TRY)
+            raise_problem(answer.data)
+        except ApiError as error:
+            raise self._not_written(key, error) from error
+        except Nobody as error:
+            raise Unavailable(
+                f"there is no bucket {self._bucket} on this nats-server: start a "
+                "service with wake up, or wake service lifecycle"
+            ) from error
+        return _ack.decode(answer.data).seq
+
+    def _not_written(self, key: str, error: ApiError) -> Exception:
+        what = f"{key} was not written in the bucket {self._bucket}"
+        match error.number:
+            case n if n == WRONG_LAST_SEQUENCE:
+                return Conflict(f"{what}: it was changed meanwhile")
+            case n if n == TOO_LARGE:
+                return TooLarge(f"{what}: a value has at most {MAX_VALUE:,} bytes")
+            case n if n == FULL:
+                return Unavailable(
+                    f"{what}: it has its {MAX_BUCKET:,} bytes; raise max_bytes of the "
+                    f"stream {self._stream}, or delete keys that nobody needs"
+                )
+            case _:  # what else replicas answer says nothing of whether it is stored
+                return OutcomeUnknown(f"{what}: {error}")
+
+    async def keys(self) -> list[str]:
+        """Return the keys that have a value."""
+        reading = asyncio.Semaphore(AT_ONCE)
+
+        async def held(key: str) -> bool:
+            async with reading:
+                return bool((await self.read(key)).value)
+
+        written = sorted(await self._written())
+        there = await asyncio.gather(*map(held, written))
+        return [key for key, is_there in zip(written, there, strict=True) if is_there]
+
+    async def _written(self) -> set[str]:
+        """Every key that ever had a value, page by page."""
+        prefix = bucket_subject(self._bucket, "")
+        found: set[str] = set()
+        while True:
+            query = {"subjects_filter": f"{prefix}>", "offset": len(found)}
+            info = await self._subjects(query)
+            before = len(found)
+            found |= {name.removeprefix(prefix) for name in info.state.subjects or ()}
+            if len(found) in (before, info.total):
+                return found
+
+    async def _subjects(self, query: dict[str, Any]) -> _Info:
+        try:
+            return _info.decode(
+                await self._wire.api(f"STREAM.INFO.{self._stream}", query)
+            )
+        except ApiError as error:
+            if error.number == NO_STREAM:
+                return _Info(_State())
+            raise self._unreachable(error) from error
+        except OutcomeUnknown as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> Unavailable:
+        return Unavailable(f"the bucket {self._bucket} cannot be read now: {error}")
+
+
+async def _provision(wire: Wire, config: dict[str, Any]) -> None:
+    name = config["name"]
+    try:
+        await wire.api(f"STREAM.CREATE.{name}", config)
+    except ApiError as error:
+        if error.number != NAME_IN_USE:
+            raise
+        await wire.api(f"STREAM.UPDATE.{name}", config)

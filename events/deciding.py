@@ -66,10 +66,16 @@ class Deciding(Slice[e.Event]):
     def create(self, created: e.Created) -> None:
         """Begin; whoever asks again for the same finds it already so.
 
-        Raises AlreadyExists when the id belongs to a different request.
+        Raises AlreadyExists when the id belongs to a different request, and
+        NotAllowedNow when this one was given up before it was carried out.
         """
         if self.state.version == 0:
             self.trigger_event(lambda: created)
+        elif not self.state.agent.name:
+            raise NotAllowedNow(
+                f"the start of {self.key} was given up, it was admitted and not "
+                "carried out for too long: ask under another id or idempotency key"
+            )
         elif self.state.digest != created.digest:
             raise AlreadyExists(
                 f"{self.key} was started by a different request: use another id or "

@@ -47,11 +47,10 @@ Absent = Callable[[Key], Awaitable[bool]]
 
 
 class Ledger(NamedTuple):
-    """What is known of a user, and whether it was read just now."""
+    """What is known of a user, and the revision at which it was written."""
 
     quota: Quota
     revision: int
-    fresh: bool
 
 
 class Admission:
@@ -150,15 +149,14 @@ class Admission:
     async def _decide(
         self, user: str, ledger: Ledger, allotment: Allotment, claim: Claim
     ) -> Quota | Full | Exhausted:
-        """Decide by what is written, and if that says no, by the log."""
+        """Decide by what is written; a no is held against what is so now."""
         now = self._now()
         quota = rules.current(ledger.quota, now)
         decided = rules.admit(quota, allotment, claim, now)
+        if not isinstance(decided, Quota):
+            await self._check(user, ledger)
         if isinstance(decided, Full):
-            # By what is known from before nobody may be closed: somebody may just
-            # have asked again for what was admitted long ago.
-            absent = self._close if ledger.fresh else _unsure
-            over = await self._over(user, decided.doubtful, absent)
+            over = await self._over(user, decided.doubtful, self._close)
             left = rules.without(quota, over)
             decided = rules.admit(left, allotment, claim, now)
         return decided
@@ -166,9 +164,6 @@ class Admission:
     async def _refuse(
         self, user: str, tier: Tier, why: Full | Exhausted, ledger: Ledger
     ) -> Never:
-        """Refuse by what is so now; raises Conflict if that is to be looked up."""
-        if not ledger.fresh:
-            raise Conflict(f"what {user} may start was changed, perhaps")
         now = self._now()
         if rules.ahead(ledger.quota, now):  # or it would begin to count ever anew
             await self._store(user, rules.current(ledger.quota, now), ledger)
@@ -179,14 +174,19 @@ class Admission:
     # ── what is written ──────────────────────────────────────────────────────
 
     async def _ledger(self, user: str) -> Ledger:
-        """What is known here, or else as it is now."""
+        """What is known here; what another wrote since shows when it is used."""
         known = self._known.get(user)
-        if known is not None:
-            self._known.move_to_end(user)
-            return known
-        held = await self._quotas.read(user)
-        quota = rules.decoded(held.value, user)
-        return Ledger(quota, held.revision, fresh=True)
+        if known is None:
+            held = await self._quotas.read(user)
+            known = Ledger(rules.decoded(held.value, user), held.revision)
+            self._keep(user, known)
+        self._known.move_to_end(user)
+        return known
+
+    async def _check(self, user: str, ledger: Ledger) -> None:
+        """Raise Conflict if another wrote since."""
+        if (await self._quotas.read(user)).revision != ledger.revision:
+            raise Conflict(f"what {user} may start was changed meanwhile")
 
     async def _store(self, user: str, quota: Quota, ledger: Ledger) -> None:
         """Write it, if nobody wrote meanwhile; raises Conflict."""
@@ -194,7 +194,10 @@ class Admission:
         revision = await self._quotas.write(
             user, rules.encoded(quota), after=ledger.revision
         )
-        self._known[user] = Ledger(quota, revision, fresh=False)
+        self._keep(user, Ledger(quota, revision))
+
+    def _keep(self, user: str, ledger: Ledger) -> None:
+        self._known[user] = ledger
         if len(self._known) > KNOWN:
             self._known.popitem(last=False)
 
@@ -233,11 +236,6 @@ class Admission:
 
     def _now(self) -> float:
         return round(self._handler.clock().timestamp(), 3)
-
-
-async def _unsure(_key: Key) -> bool:
-    """Take what was never created for what may yet be."""
-    return False
 
 
 async def _given_up(_key: Key) -> bool:

@@ -18,10 +18,13 @@ from typing import Any
 import msgspec
 
 from events.catalog import Awaited, Created
+from events.commands import Retry
 from events.errors import (
+    Conflict,
     InvalidInput,
     Misconfigured,
     Retryable,
+    Stale,
     Unavailable,
     WakeError,
 )
@@ -31,12 +34,14 @@ from events.names import Key, check_id
 from events.spec import AgentSpec, Limits
 from events.triggers import LastTrigger, none_sent
 from services import metrics, requests
+from services.admission import Admission
 from services.allowed import Allowed
 from services.handled import Handled
 from services.handler import Handler
-from services.schedules import Schedules
+from services.schedules import ANYTHING, Schedules
 from services.telemetry import bound, note, parent_in, span
 from services.telling import Tell, silent
+from services.tiers import Asker, asker_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +53,9 @@ BUSY = 0.5
 
 PAUSES = (0.05, 0.1, 0.2, 0.5)
 """Seconds between the tries of one command; from then on, one each second."""
+
+ROUNDS = 20
+"""Times a retry is admitted anew before giving up: each means that it went on."""
 
 MISTAKE = "this command cannot be handled: the log of lifecycle says why"
 
@@ -67,9 +75,10 @@ class Lifecycle:
         tell: Tell = silent,
         schedules: Schedules | None = None,
         last_trigger: LastTrigger = none_sent,
+        admission: Admission | None = None,
     ) -> None:
         self._tell, self._schedules = tell, schedules
-        self._last_trigger = last_trigger
+        self._last_trigger, self._admission = last_trigger, admission
         self._handler, self._inbox = handler, inbox
         self._resolve, self._allowed = resolve, allowed
         self._waiting: dict[Key, deque[Order]] = defaultdict(deque)
@@ -202,32 +211,51 @@ class Lifecycle:
 
     async def _decide(self, order: Order, command: str) -> requests.Answer:
         check_id(order.key.user, "user")
+        asker = asker_of(order)
         request = requests.parse(order.verb, order.body)
         if isinstance(request, requests.AboutSchedule):
-            return await self._schedule(order, request, command)
+            return await self._schedule(order, request, command, asker)
         check_id(order.key.execution, "execution")
         key = requests.execution_of(order.key, request, command)
         note({"wake.execution": key.execution})
         with bound(execution=key.execution):
             if isinstance(request, requests.Start):
-                execution = await self._start(key, request, command, order.at)
+                execution = await self._start(key, request, command, asker, order.at)
+            elif isinstance(request, Retry) and self._admission is not None:
+                execution = await self._retry(
+                    key, request, command, asker, self._admission
+                )
             else:
                 execution = await self._handler.handle(
-                    key, request.decide, cause=command, by=f"user:{key.user}"
+                    key, request.decide, cause=command, by=f"user:{asker.by}"
                 )
         return requests.acceptance(command, execution)
 
     async def _schedule(
-        self, order: Order, request: requests.AboutSchedule, command: str
+        self,
+        order: Order,
+        request: requests.AboutSchedule,
+        command: str,
+        asker: Asker,
     ) -> requests.Answer:
         if self._schedules is None:
             raise Misconfigured("this lifecycle keeps no schedules")
         user, sent = order.key.user, order.at
         check = partial(self._created, user=user, sent=sent)
-        return await self._schedules.decide(order.key, request, command, check)
+        allowed = ANYTHING
+        if self._admission is not None and isinstance(request, requests.Schedule):
+            allowed = (await self._admission.tier(user, asker)).schedules
+        return await self._schedules.decide(
+            order.key, request, command, check, by=asker.by, allowed=allowed
+        )
 
     async def _start(
-        self, key: Key, start: requests.Start, cause: str, sent: datetime
+        self,
+        key: Key,
+        start: requests.Start,
+        cause: str,
+        asker: Asker,
+        sent: datetime,
     ) -> Execution:
         try:
             created = self._created(start, key.user, sent, await self._awaited(start))
@@ -238,15 +266,36 @@ class Lifecycle:
             if execution.state.version == 0 or execution.state.digest != start.digest:
                 raise
             return execution
+        if self._admission is not None:
+            await self._admission.start(key, asker)
         execution = await self._handler.handle(
             key,
             partial(Execution.create, created=created),
             cause=cause,
             known=Execution(key),  # most likely new; a conflict tells if it is not
-            by=f"user:{key.user}",
+            by=f"user:{asker.by}",
         )
         execution.create(created)  # refused, if the command id was another start's
         return execution
+
+    async def _retry(
+        self, key: Key, retry: Retry, cause: str, asker: Asker, admission: Admission
+    ) -> Execution:
+        """Let it go on if it may and is admitted: from the end that this was for."""
+        by = f"user:{asker.by}"
+        for _ in range(ROUNDS):
+            known = await self._handler.load_newest(key)
+            if cause in known.state.applied:
+                return known
+            after = known.position
+            retry.decide(known)  # only to see whether it may: it is not kept
+            await admission.retry(key, after, asker)
+            decide = partial(_retried, retry=retry, after=after)
+            try:
+                return await self._handler.handle(key, decide, cause=cause, by=by)
+            except Stale:
+                continue
+        raise Conflict(f"{key} changes too fast")
 
     async def _awaited(self, start: requests.Start) -> Awaited | None:
         """Say what a start waits for: something that happens from now on."""
@@ -287,6 +336,13 @@ class Lifecycle:
             scheduled_for=requests.check_time(start.run_at, sent),
             digest=start.digest,
         )
+
+
+def _retried(execution: Execution, retry: Retry, after: int) -> None:
+    """Decide on a retry, if nothing happened since it was admitted; raises Stale."""
+    if execution.position != after:
+        raise Stale(f"{execution.key} went on meanwhile")
+    retry.decide(execution)
 
 
 def tighten(limits: Limits, asked: requests.Tighter) -> Limits:

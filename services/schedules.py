@@ -37,6 +37,24 @@ class Allowance(NamedTuple):
     most: int = 100
 
 
+ANYTHING = Allowance(0.0, 10**9)
+"""Of a user of whom nothing more is known than what holds for all."""
+
+
+class Asked(NamedTuple):
+    """The command that asks, and by whom, as it is written down."""
+
+    cause: str
+    by: str
+
+
+def _stricter(one: Allowance, other: Allowance) -> Allowance:
+    """What both allow."""
+    return Allowance(
+        max(one.least_interval, other.least_interval), min(one.most, other.most)
+    )
+
+
 Check = Callable[[Start], object]
 """Raises what a start would be refused for."""
 
@@ -54,29 +72,43 @@ class Schedules:
         self._adding = asyncio.Lock()
 
     async def decide(
-        self, key: Key, request: AboutSchedule, cause: str, check: Check
+        self,
+        key: Key,
+        request: AboutSchedule,
+        cause: str,
+        check: Check,
+        *,
+        by: str | None = None,
+        allowed: Allowance = ANYTHING,
     ) -> Answer:
         """Do what is asked and answer; raises Refused, Retryable.
 
-        Asked twice, the second time it is already so.
+        Asked twice, the second time it is already so. ``by`` asks, if it is not the
+        user; ``allowed`` is what the user may beside what all may.
         """
         name = key.user, check_id(key.execution, "schedule")
+        asked = Asked(cause, f"user:{by or key.user}")
         match request:
             case Schedule():
-                return await self._add(name, request, cause, check)
+                least = _stricter(self._allowances(key.user), allowed)
+                return await self._add(name, request, asked, check, least)
             case Unschedule():
-                return await self._remove(name, cause)
+                return await self._remove(name, asked)
             case PauseSchedule():
-                return await self._switch(name, cause, paused=True)
+                return await self._switch(name, asked, paused=True)
             case ResumeSchedule():
-                return await self._switch(name, cause, paused=False)
+                return await self._switch(name, asked, paused=False)
         raise InvalidInput(f"{request!r:.80} is nothing that schedules know")
 
     async def _add(
-        self, name: Name, request: Schedule, cause: str, check: Check
+        self,
+        name: Name,
+        request: Schedule,
+        asked: Asked,
+        check: Check,
+        allowed: Allowance,
     ) -> Answer:
-        allowed = self._allowances(name[0])
-        definition = self._defined(name, request, cause)
+        definition = self._defined(name, request, asked)
         occurrences.check(definition, allowed.least_interval)
         check(request.start)
         async with self._adding:  # or two at once might both be the last allowed
@@ -84,15 +116,15 @@ class Schedules:
             if known is None:
                 await self._check_room(name[0], allowed.most)
                 definition = await self._timetable.define(definition)
-                return _answer(Entry(definition, Ran()), cause)
+                return _answer(Entry(definition, Ran()), asked.cause)
         if known.definition.digest != definition.digest:
             raise AlreadyExists(
                 f"there is another schedule {name[0]}/{name[1]}: remove it first, or "
                 "choose another name"
             )
-        return _answer(known, cause)
+        return _answer(known, asked.cause)
 
-    def _defined(self, name: Name, request: Schedule, cause: str) -> Definition:
+    def _defined(self, name: Name, request: Schedule, asked: Asked) -> Definition:
         now = self._clock()
         definition = Definition(
             user=name[0],
@@ -105,8 +137,8 @@ class Schedules:
             missed=request.missed,
             since=now.replace(microsecond=0),
             at=now,
-            by=f"user:{name[0]}",
-            cause=cause,
+            by=asked.by,
+            cause=asked.cause,
             digest=request.digest,
         )
         size = len(msgspec.json.encode(definition))
@@ -124,37 +156,40 @@ class Schedules:
                 f"{user} has {there} schedules and may have {most}: remove one first"
             )
 
-    async def _remove(self, name: Name, cause: str) -> Answer:
+    async def _remove(self, name: Name, asked: Asked) -> Answer:
         known = await self._timetable.find(name)
         if known is not None:
             removal = Removal(
                 at=self._clock(),
-                by=f"user:{name[0]}",
-                cause=cause,
+                by=asked.by,
+                cause=asked.cause,
                 definition=known.definition,
             )
             await self._timetable.remove(name, removal)
         elif await self._timetable.removed(name) is None:
             raise _not_found(name)
         return Answer(
-            command_id=cause, execution=name[1], accepted=True, status="removed"
+            command_id=asked.cause,
+            execution=name[1],
+            accepted=True,
+            status="removed",
         )
 
-    async def _switch(self, name: Name, cause: str, *, paused: bool) -> Answer:
+    async def _switch(self, name: Name, asked: Asked, *, paused: bool) -> Answer:
         known = await self._timetable.find(name)
         if known is None:
             raise _not_found(name)
         if known.definition.paused == paused:
-            return _answer(known, cause)
+            return _answer(known, asked.cause)
         changed = msgspec.structs.replace(
             known.definition,
             paused=paused,
             at=self._clock(),
-            by=f"user:{name[0]}",
-            cause=cause,
+            by=asked.by,
+            cause=asked.cause,
         )
         stored = await self._timetable.define(changed)
-        return _answer(Entry(stored, known.ran), cause)
+        return _answer(Entry(stored, known.ran), asked.cause)
 
 
 def next_time(entry: Entry) -> datetime | None:

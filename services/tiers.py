@@ -14,7 +14,7 @@ from events.inbox import Order
 from events.names import ASKED_BY, TIER, check_id
 from events.quota import Allotment
 from services.accounts import Accounts
-from services.schedules import Allowance
+from services.schedules import ANYTHING, Allowance
 
 FREE = "free"
 """The tier of whoever comes with a token that names none."""
@@ -28,7 +28,7 @@ class Tier(NamedTuple):
 
     name: str | None = None
     allotment: Allotment = Allotment()
-    schedules: Allowance = Allowance()
+    schedules: Allowance = ANYTHING
     vouched: bool = False
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.options import OPTIONS, SECTIONS
+from gateway.options import OPTIONS
 from gateway.settings import HIDDEN, Secret, Settings, Url, public
 from gateway.sources import Found, read_environment, read_file, read_flags, text_of
 from gateway.wording import one_line
@@ -133,14 +133,21 @@ def _password(file: Path) -> Secret:
 
 
 def _built(values: Mapping[str, Any]) -> Settings:
-    tables: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    top: dict[str, Any] = {}
-    for name, value in values.items():
-        section, _, key = name.rpartition(".")
-        (tables[section] if section else top)[key] = value
-    kinds = {field.name: field.type for field in msgspec.structs.fields(Settings)}
-    built = {section: kinds[section](**table) for section, table in tables.items()}
-    return Settings(**top, **built)
+    built: Settings = _table(Settings, values)
+    return built
+
+
+def _table(kind: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """One table with those in it."""
+    names = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    return kind(
+        **{
+            name: values[prefix + name]
+            if prefix + name in values
+            else _table(inner, values, f"{prefix}{name}.")
+            for name, inner in names.items()
+        }
+    )
 
 
 # ── what is in force ─────────────────────────────────────────────────────────

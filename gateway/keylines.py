@@ -6,7 +6,7 @@ from itertools import takewhile
 
 Path = tuple[str, ...]
 
-DEPTH = 2
+DEPTH = 3
 """Parts of a key that tell it from others: nothing of ours lies deeper."""
 
 _WORD = re.compile(

@@ -207,16 +207,16 @@ def _in_words(raw: object) -> str:
             return str(raw)
 
 
-def _options(struct: Any, prefix: str = "") -> Iterator[Option]:
+def _options(struct: msgspec.Struct, prefix: str = "") -> Iterator[Option]:
     for field in msgspec.structs.fields(struct):
-        name = f"{prefix}{field.name}"
-        if isinstance(field.default, msgspec.Struct):
-            yield from _options(field.type, f"{name}.")
+        name, default = f"{prefix}{field.name}", getattr(struct, field.name)
+        if isinstance(default, msgspec.Struct):
+            yield from _options(default, f"{name}.")
         else:
-            yield Option(name, field.type, field.default)
+            yield Option(name, field.type, default)
 
 
-OPTIONS: Final = {option.name: option for option in _options(Settings)}
+OPTIONS: Final = {option.name: option for option in _options(Settings())}
 """Every option by its dotted name, in the order of the settings."""
 
 SECTIONS: Final = tuple(dict.fromkeys(o.section for o in OPTIONS.values() if o.section))

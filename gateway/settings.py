@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from events.errors import InvalidInput
 from events.names import LANES, check_id
+from events.quota import MOST_AT_ONCE
 from events.spec import Lane
 
 HIDDEN: Final = "***"
@@ -389,6 +390,62 @@ class Schedules(msgspec.Struct, frozen=True, kw_only=True):
     ] = 100
 
 
+class TierLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user of this tier may start."""
+
+    concurrent: Annotated[
+        Annotated[int, Meta(ge=1, le=MOST_AT_ONCE)] | None,
+        Meta(
+            description="Executions that have not ended at a time, subagents left out. "
+            "With none there is no limit."
+        ),
+    ] = None
+    hourly: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
+        Meta(
+            description="Starts and retries within an hour, recurring ones among them. "
+            "With none there is no limit."
+        ),
+    ] = None
+    least_interval: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=86_400,
+            description="Seconds that at least lie between two runs of a schedule, if "
+            "`schedules.least_interval` is not more.",
+        ),
+    ] = 1
+    schedules: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Schedules that a user may have, if `schedules.most` is not "
+            "less.",
+        ),
+    ] = 100
+
+
+class LimitsOfTiers(msgspec.Struct, frozen=True, kw_only=True):
+    """What users may start, by their tiers."""
+
+    default_tier: Annotated[
+        Literal["free", "pro", "enterprise"] | None,
+        Meta(
+            description="The tier of who comes over NATS, has no account and never had "
+            "a token. With none they are not limited: right for a server of your own."
+        ),
+    ] = None
+    free: TierLimits = TierLimits(
+        concurrent=1, hourly=10, least_interval=600, schedules=5
+    )
+    pro: TierLimits = TierLimits(
+        concurrent=5, hourly=100, least_interval=60, schedules=50
+    )
+    enterprise: TierLimits = TierLimits(concurrent=20, hourly=1000)
+
+
 class Workspaces(msgspec.Struct, frozen=True, kw_only=True):
     """The directories that agents work in."""
 
@@ -565,6 +622,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retention: Retention = Retention()
     agents: Agents = Agents()
     schedules: Schedules = Schedules()
+    limits: LimitsOfTiers = LimitsOfTiers()
     workspaces: Workspaces = Workspaces()
     sandbox: Sandbox = Sandbox()
     telemetry: Telemetry = Telemetry()

@@ -179,13 +179,16 @@ def _read_toml(found: Found, text: str, label: str, base: Path) -> None:
         _take_written(found, key, raw, source, base)
 
 
-def _entries(document: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], object]]:
+def _entries(
+    table: dict[str, Any], within: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], object]]:
     """Each key with its value, the tables that there are taken apart."""
-    for key, value in document.items():
-        if key in SECTIONS and isinstance(value, dict):
-            yield from (((key, inner), raw) for inner, raw in value.items())
+    for key, value in table.items():
+        path = (*within, key)
+        if isinstance(value, dict) and "." not in key and ".".join(path) in SECTIONS:
+            yield from _entries(value, path)
         else:
-            yield (key,), value
+            yield path, value
 
 
 def _take_written(
@@ -196,10 +199,16 @@ def _take_written(
         found.wrong(source, f"{name} is a table: write [{name}] and its keys below")
     elif name in OPTIONS:
         found.take(OPTIONS[name], raw, source, base, "file")
-    elif isinstance(raw, dict) and len(key) == 1:
+    elif isinstance(raw, dict) and _holds_tables(key[:-1]):
         found.unknown(source, f"[{name:.{_LONGEST}}]: unknown table", name, SECTIONS)
     else:
         found.unknown(source, f"{name:.{_LONGEST}}: unknown key", name, OPTIONS)
+
+
+def _holds_tables(within: tuple[str, ...]) -> bool:
+    """Whether tables may stand there, and not only keys."""
+    around = ".".join(within)
+    return not within or any(name.startswith(f"{around}.") for name in SECTIONS)
 
 
 def read_environment(found: Found, environ: Mapping[str, str]) -> None:

@@ -40,10 +40,12 @@ from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
 from gateway import address
 from gateway.address import Address
+from gateway.admitting import admission
 from gateway.cleaning import clean_daily
 from gateway.composition import Bench, address_of, connect, runner_name
 from gateway.settings import Settings
 from services import metrics
+from services.admission import Admission
 from services.agents.registry import Registry
 from services.allowed import Allowed
 from services.boot import recover_all
@@ -81,6 +83,11 @@ LATE = 0.5
 NO_SYSTEM = (
     "no system account is known (nats.system_password): the reactor does not hear of "
     "runners that are gone, their work comes back when its lease runs out"
+)
+
+NOT_LIMITED = (
+    "limits.default_tier is not set: whoever comes over NATS without an account "
+    "(wake user set) may start as much as they want"
 )
 
 Name = Literal["lifecycle", "reactor", "runner", "projector", "gateway"]
@@ -284,8 +291,16 @@ class Services:
             tell,
             Schedules(timetable, lambda _user: allowance),
             last_trigger=JetStreamTriggers(wire).last,
+            admission=await self._admission(wire, journal),
         )
         return Part(partial(_watched, wire, lifecycle.run), lifecycle.stop)
+
+    async def _admission(self, wire: Wire, journal: JetStreamJournal) -> Admission:
+        """Say so where strangers may not be limited."""
+        settings = self._settings
+        if settings.nats.url is not None and settings.limits.default_tier is None:
+            logger.warning(NOT_LIMITED)
+        return await admission(wire, journal, settings)
 
     def _resolve(self, bench: Bench) -> Resolve:
         registry = Registry.load(self._settings.agents.file)

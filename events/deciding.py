@@ -13,7 +13,7 @@ from eventsourcing.dcb.domain import Selector, Slice, Tagged
 
 from events import catalog as e
 from events.commit import GENESIS
-from events.errors import AlreadyExists, NotAllowedNow, NotFound
+from events.errors import AlreadyExists, NotAllowedNow, NotFound, Refused
 from events.messages import Usage
 from events.names import Key, history_filter
 from events.state import State
@@ -71,16 +71,19 @@ class Deciding(Slice[e.Event]):
         """
         if self.state.version == 0:
             self.trigger_event(lambda: created)
-        elif not self.state.agent.name:
-            raise NotAllowedNow(
+        elif self.state.digest != created.digest:
+            raise self._taken()
+
+    def _taken(self) -> Refused:
+        if not self.state.agent.name:
+            return NotAllowedNow(
                 f"the start of {self.key} was given up, it was admitted and not "
                 "carried out for too long: ask under another id or idempotency key"
             )
-        elif self.state.digest != created.digest:
-            raise AlreadyExists(
-                f"{self.key} was started by a different request: use another id or "
-                "idempotency key, or repeat the request as it was"
-            )
+        return AlreadyExists(
+            f"{self.key} was started by a different request: use another id or "
+            "idempotency key, or repeat the request as it was"
+        )
 
     def beget(self, created: e.Created, failed: e.Failed | None = None) -> None:
         """Begin as a subagent, or fail at once; what is there stays as it is."""

@@ -73,6 +73,7 @@ TRACE = "traceparent"  # W3C Trace Context: the span in which a message was sent
 # ── limits of the log ────────────────────────────────────────────────────────
 MAX_MESSAGE = 512 * 1024  # bytes of one stored message, headers included
 MAX_COMMIT = 256 * 1024  # bytes of one encoded commit
+MOST_ADMITTED = 1000  # executions at a time: their ids have room in one value of QUOTAS
 
 Route = Literal[
     "agents", "agents_long", "agents_priority", "signal", "parked", "finished", "log"

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from events.errors import Corrupt
 from events.journal import Last
-from events.names import QUOTAS
+from events.names import MOST_ADMITTED, QUOTAS
 
 WINDOW = 3600.0
 """Seconds for which a start counts on the hourly limit."""
@@ -30,9 +30,6 @@ CLOSED = 86_400.0
 
 EXACT = 1024
 """Starts that are kept one by one; of more, those close together are kept as one."""
-
-MOST_AT_ONCE = 1000
-"""The largest limit of executions at a time: their ids have room in one value."""
 
 SOON = 5.0
 """Seconds until it is worth to ask again when too many run: nobody knows their end."""
@@ -166,7 +163,7 @@ def admit(
         if allotment.concurrent is not None and len(others) >= allotment.concurrent:
             return Full(others)
     if allotment.concurrent is None:  # only so that it counts once, asked at once
-        others = tuple(a for a in others if a.at > now - GRACE)[1 - MOST_AT_ONCE :]
+        others = tuple(a for a in others if a.at > now - GRACE)[1 - MOST_ADMITTED :]
     return msgspec.structs.replace(quota, admitted=(*others, mine))
 
 

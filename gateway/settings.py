@@ -14,8 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from events.errors import InvalidInput
-from events.names import LANES, check_id
-from events.quota import MOST_AT_ONCE
+from events.names import LANES, MOST_ADMITTED, check_id
 from events.spec import Lane
 
 HIDDEN: Final = "***"
@@ -394,7 +393,7 @@ class TierLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a user of this tier may start."""
 
     concurrent: Annotated[
-        Annotated[int, Meta(ge=1, le=MOST_AT_ONCE)] | None,
+        Annotated[int, Meta(ge=1, le=MOST_ADMITTED)] | None,
         Meta(
             description="Executions that have not ended at a time, subagents left out. "
             "With none there is no limit."

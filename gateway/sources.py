@@ -246,4 +246,5 @@ def _nearest(word: str, known: Collection[str]) -> str:
         return f"did you mean {bare[close[0]]}?"
     section = word.partition(".")[0] + "."
     beside = [name for name in known if name.startswith(section)]
-    return f"there are {', '.join(beside or known)}"
+    tables = dict.fromkeys(name.partition(".")[0] for name in known)
+    return f"there are {', '.join(beside or tables)}"

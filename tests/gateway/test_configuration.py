@@ -1,6 +1,7 @@
 import json
 import os
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,19 @@ EVERYTHING: dict[str, tuple[str, str, Any]] = {
     "agents.file": ('"/etc/a.toml"', "/etc/a.toml", Path("/etc/a.toml")),
     "schedules.least_interval": ("60", "60", 60),
     "schedules.most": ("0", "0", 0),
+    "limits.default_tier": ('"free"', "free", "free"),
+    "limits.free.concurrent": ("2", "2", 2),
+    "limits.free.hourly": ("1000000", "1000000", 1_000_000),
+    "limits.free.least_interval": ("1", "1", 1),
+    "limits.free.schedules": ("0", "0", 0),
+    "limits.pro.concurrent": ("3", "3", 3),
+    "limits.pro.hourly": ("4", "4", 4),
+    "limits.pro.least_interval": ("86400", "86400", 86_400),
+    "limits.pro.schedules": ("7", "7", 7),
+    "limits.enterprise.concurrent": ("1000", "1000", 1000),
+    "limits.enterprise.hourly": ("5", "5", 5),
+    "limits.enterprise.least_interval": ("2", "2", 2),
+    "limits.enterprise.schedules": ("1000", "1000", 1000),
     "workspaces.root": ('"/srv/w"', "/srv/w", Path("/srv/w")),
     "workspaces.allowed": ('["/a", "/b"]', "/a,/b", (Path("/a"), Path("/b"))),
     "sandbox.mode": ('"off"', "off", "off"),
@@ -148,9 +162,7 @@ EVERYTHING: dict[str, tuple[str, str, Any]] = {
 
 def value(loaded: Loaded, name: str) -> Any:
     """The value in force of a dotted name."""
-    section, _, key = name.rpartition(".")
-    settings: Any = loaded.settings
-    return getattr(getattr(settings, section) if section else settings, key)
+    return attrgetter(name)(loaded.settings)
 
 
 def test_every_option_by_variable(tmp_path: Path) -> None:
@@ -346,6 +358,7 @@ days = '7'
     environ = {"WAKE_RUNER_LEASE": "3", "WAKE_RUNNER_LEASE": "0.9"}
     said = mistakes(tmp_path, text, environ, logs__days=0, logs__dayz=1)
     lanes = "agents, agents_long, agents_priority"
+    tables = ", ".join(name for name in SECTIONS if "." not in name)
     assert said == [
         f"{FILE}:2: concurrency: unknown key; did you mean runner.concurrency?",
         f'{FILE}:3: "runner.lease": unknown key; did you mean runner.lease?',
@@ -357,7 +370,7 @@ days = '7'
         f"{FILE}:10: [runers]: unknown table; did you mean runner?",
         f"{FILE}:13: logs.level must be one of debug, info, warning, error, is 'wran'",
         f"{FILE}:14: logs.days must be a whole number from 1 to 3650, is '7'",
-        f"{FILE}:15: [zebra]: unknown table; there are {', '.join(SECTIONS)}",
+        f"{FILE}:15: [zebra]: unknown table; there are {tables}",
         "WAKE_RUNER_LEASE: unknown variable; did you mean WAKE_RUNNER_LEASE?",
         "WAKE_RUNNER_LEASE: runner.lease must be a number from 1 to 3600, is '0.9'",
         "--logs-days: logs.days must be a whole number from 1 to 3650, is 0",
@@ -650,3 +663,45 @@ def test_any_environment(
     except Misconfigured as error:
         told = str(error).split("\n")
     assert all(map(str.isprintable, told))
+
+
+# ── tables in tables ─────────────────────────────────────────────────────────
+
+
+def test_a_tier_is_a_table_in_the_table_of_limits(tmp_path: Path) -> None:
+    """What it leaves out stays as it is for that tier; empty is no limit at all."""
+    text = (
+        '[limits]\ndefault_tier = "pro"\n\n[limits.pro]\nconcurrent = ""\nhourly = 7\n'
+    )
+    loaded = settled(tmp_path, text, {"WAKE_LIMITS_FREE_HOURLY": ""})
+    limits = loaded.settings.limits
+    assert limits.default_tier == "pro"
+    assert (limits.pro.concurrent, limits.pro.hourly) == (None, 7)
+    assert (limits.free.concurrent, limits.free.hourly) == (1, None)
+    assert (limits.enterprise.concurrent, limits.enterprise.hourly) == (20, 1000)
+    assert loaded.sources["limits.pro.hourly"] == f"{FILE}:6"
+    assert loaded.sources["limits.default_tier"] == f"{FILE}:2"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[limits.gold]\nhourly = 1", "[limits.gold]: unknown table"),
+        ("[limits.free]\nmonthly = 1", "limits.free.monthly: unknown key"),
+        ("[limits]\nfree = 3", "limits.free is a table: write [limits.free]"),
+        ('["limits.free"]\nhourly = 1', '["limits.free"]: unknown table'),
+        ("[limits.free]\nconcurrent = 0", "must be a whole number from 1 to 1000"),
+        ("[limits.free]\nconcurrent = 1001", "must be a whole number from 1 to 1000"),
+        ("[limits.free]\nhourly = 1e99", "must be a whole number from 1 to 1000000"),
+        (f"[limits.free]\nhourly = {10**30}", "is far too large"),
+        ('[limits]\ndefault_tier = "gold"', "must be one of free, pro, enterprise"),
+        ("[limits.free.x]\nhourly = 1", "limits.free.x: unknown key"),
+    ],
+)
+def test_a_wrong_tier_is_told_with_its_place(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    """One that there is not, and limits that nobody could keep."""
+    (wrong,) = mistakes(tmp_path, text)
+    assert wrong.startswith(f"{FILE}:")
+    assert said in wrong

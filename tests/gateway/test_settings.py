@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -89,7 +90,7 @@ def listed() -> str:
     lines = []
     for option in OPTIONS.values():
         if f"### {option.section}" not in lines and option.section:
-            struct = type(getattr(Settings(), option.section))
+            struct = type(attrgetter(option.section)(Settings()))
             lines += ["", f"### {option.section}", "", struct.__doc__ or "", ""]
         allowed = option.allowed[:1].upper() + option.allowed[1:]
         lines.append(f"- **`{option.name}`** · `{option.variable}`<br>")

@@ -11,6 +11,7 @@ import pytest
 from bells import Bell, JetStreamBell, MemoryBell
 from logs import JetStreamLog, Log, MemoryLog
 from nats_server import NatsServer
+from registers import Buckets, JetStreamBuckets, MemoryBuckets
 from timetables import JetStreamTable, MemoryTable, Table
 
 
@@ -142,6 +143,28 @@ async def jetstream_table(nats_server: NatsServer) -> AsyncIterator[JetStreamTab
 def table(request: pytest.FixtureRequest) -> Table:
     """Each adapter of the timetable in turn."""
     chosen: Table = request.getfixturevalue(f"{request.param}_table")
+    return chosen
+
+
+@pytest.fixture
+def memory_buckets() -> MemoryBuckets:
+    """Buckets in memory, with nothing in them."""
+    return MemoryBuckets()
+
+
+@pytest.fixture
+async def jetstream_buckets(nats_server: NatsServer) -> AsyncIterator[JetStreamBuckets]:
+    """Buckets on the shared server, with nothing in them."""
+    buckets = JetStreamBuckets(nats_server.url)
+    await buckets.open()
+    yield buckets
+    await buckets.close()
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+def buckets(request: pytest.FixtureRequest) -> Buckets:
+    """Each adapter of the buckets in turn."""
+    chosen: Buckets = request.getfixturevalue(f"{request.param}_buckets")
     return chosen
 
 

@@ -15,6 +15,7 @@ from events.memory import MemoryJournal
 from events.messages import Reply, ToolCall
 from events.names import Key
 from events.spec import AgentSpec, Limits
+from services.admission import Admission
 from services.allowed import Allowed
 from services.handler import Handler
 from services.lifecycle import Lifecycle
@@ -111,11 +112,12 @@ async def clerk(
     allowed: Allowed | None = None,
     user: str = KEY.user,
     schedules: Schedules | None = None,
+    admission: Admission | None = None,
 ) -> AsyncIterator[Clerk]:
     """Run a lifecycle; the clerk has its own ways, by default the same."""
     taking, log = inbox or MemoryInbox(), journal or MemoryJournal()
     own = to_inbox or taking
-    one = lifecycle(taking, log, allowed, schedules)
+    one = lifecycle(taking, log, allowed, schedules, admission)
     async with own.answers(user, "*") as heard, asyncio.TaskGroup() as group:
         group.create_task(one.run())
         yield Clerk(own, to_journal or log, heard)
@@ -127,6 +129,7 @@ def lifecycle(
     journal: Journal,
     allowed: Allowed | None = None,
     schedules: Schedules | None = None,
+    admission: Admission | None = None,
 ) -> Lifecycle:
     """Make a lifecycle that knows one agent type."""
     return Lifecycle(
@@ -136,6 +139,7 @@ def lifecycle(
         allowed or Allowed([]),
         last_trigger=last_trigger,
         schedules=schedules,
+        admission=admission,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway import commanding, modelling, operating, scheduling, serving
+from gateway import accounting, commanding, modelling, operating, scheduling, serving
 from gateway.exits import HELP, told
 from gateway.flags import Data, Id, Json, Nats, User, place_of
 from gateway.output import put
@@ -31,6 +31,8 @@ app.add_typer(serving.app)
 app.add_typer(operating.app)
 app.add_typer(modelling.app)
 app.add_typer(scheduling.app, name="schedule")
+app.add_typer(accounting.app)
+app.add_typer(accounting.users, name="user")
 
 
 def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer's callback

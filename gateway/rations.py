@@ -14,7 +14,7 @@ from gateway import admitting
 from gateway.composition import BRIEFLY, Log, Place, hold, open_log
 from gateway.output import put, put_json
 from gateway.settings import Settings
-from gateway.wording import one_line
+from gateway.wording import printable
 from services.accounts import Account, Accounts
 
 T = TypeVar("T")
@@ -147,12 +147,13 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"{report.user} is of no tier: not limited"
         return
     yield f"{report.user} is {report.tier}"
-    cells = [("LIMIT", "USED", "OF", "LEFT", "AGAIN")]
-    cells += [
-        _cells("at a time", report.concurrent),
-        _cells("within an hour", report.hourly),
-    ]
-    yield from _columns(cells)
+    yield from _columns(
+        [
+            ("LIMIT", "USED", "OF", "LEFT", "AGAIN"),
+            _cells("at a time", report.concurrent),
+            _cells("within an hour", report.hourly),
+        ]
+    )
 
 
 def _cells(name: str, use: Use) -> tuple[str, ...]:
@@ -166,4 +167,4 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield one_line("  ".join(padded).rstrip())
+        yield printable("  ".join(padded)).rstrip()

@@ -254,8 +254,8 @@ def _refusal(user: str, tier: Tier, why: Full | Exhausted) -> LimitReached:
     concurrent, hourly = tier.allotment
     if isinstance(why, Full):
         return LimitReached(
-            f"{user} has {len(why.doubtful)} executions that have not ended, and may "
-            f"have {concurrent} at a time ({tier.name}): let one end, or end one",
+            f"{user} may have {concurrent} at a time ({tier.name}), and has "
+            f"{len(why.doubtful)} that did not end yet: let one end, or end one",
             retry_after=rules.SOON,
             limit="concurrent",
         )

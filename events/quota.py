@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from events.errors import Corrupt
 from events.journal import Last
-from events.names import MOST_ADMITTED, QUOTAS
+from events.names import QUOTAS
 
 WINDOW = 3600.0
 """Seconds for which a start counts on the hourly limit."""
@@ -30,6 +30,10 @@ CLOSED = 86_400.0
 
 EXACT = 1024
 """Starts that are kept one by one; of more, those close together are kept as one."""
+
+REPEATED = 256
+"""Of who may have any number at a time, the last that are kept: so many may be asked
+for again, as lifecycle has no more in hand, and are not to be counted again."""
 
 SOON = 5.0
 """Seconds until it is worth to ask again when too many run: nobody knows their end."""
@@ -162,8 +166,8 @@ def admit(
             )
         if allotment.concurrent is not None and len(others) >= allotment.concurrent:
             return Full(others)
-    if allotment.concurrent is None:  # only so that it counts once, asked at once
-        others = tuple(a for a in others if a.at > now - GRACE)[1 - MOST_ADMITTED :]
+    if allotment.concurrent is None:
+        others = tuple(a for a in others if a.at > now - GRACE)[1 - REPEATED :]
     return msgspec.structs.replace(quota, admitted=(*others, mine))
 
 

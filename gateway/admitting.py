@@ -4,6 +4,7 @@ from events.journal import Journal
 from events.kvstream import JetStreamRegister
 from events.names import ACCOUNTS, QUOTAS
 from events.quota import Allotment
+from events.register import Register
 from events.wire import Wire
 from gateway.settings import LimitsOfTiers, Settings, TierLimits
 from services.accounts import Accounts
@@ -39,10 +40,15 @@ async def accounts(wire: Wire, replicas: int = 1) -> Accounts:
     )
 
 
+async def quotas(wire: Wire, replicas: int = 1) -> Register:
+    """Open what counts the starts; raises ServerUnsuitable, Unavailable."""
+    about = "who was admitted, and how many starts there were"
+    return await JetStreamRegister.open(wire, QUOTAS, about, replicas=replicas)
+
+
 async def admission(wire: Wire, journal: Journal, settings: Settings) -> Admission:
     """Open admission; raises ServerUnsuitable, Unavailable."""
     replicas, limits = settings.nats.replicas, settings.limits
-    about = "who was admitted, and how many starts there were"
-    quotas = await JetStreamRegister.open(wire, QUOTAS, about, replicas=replicas)
+    counted = await quotas(wire, replicas)
     tiers = Tiers(tiers_of(limits), await accounts(wire, replicas), limits.default_tier)
-    return Admission(Handler(journal, BY), quotas, tiers)
+    return Admission(Handler(journal, BY), counted, tiers)

@@ -37,7 +37,11 @@ def limits(place: Place, settings: Settings, user: str, *, as_json: bool) -> Non
         admission = await admitting.admission(log.wire, log.journal, settings)
         return await admission.limits(user, token=False)
 
-    report = _at(place, asked)
+    show(_at(place, asked), as_json=as_json)
+
+
+def show(report: Report, *, as_json: bool) -> None:
+    """Print a report."""
     if as_json:
         put_json(report)
         return

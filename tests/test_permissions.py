@@ -55,6 +55,11 @@ FORBIDDEN = [
     "triggers.all.ci.done",
     "triggers.alice",
     "gateway.alice.x.start",
+    "gateway.bob.x.kill",
+    "$KV.QUOTAS.alice",
+    "$KV.ACCOUNTS.alice",
+    "$JS.API.STREAM.MSG.GET.KV_QUOTAS",
+    "$JS.API.DIRECT.GET.KV_ACCOUNTS.$KV.ACCOUNTS.alice",
     "events.alice.x.agents",
     "feed.alice.x.agents",
     "answers.alice.x",
@@ -111,6 +116,9 @@ async def test_a_user_cannot_publish_there(subject: str, fenced: Login) -> None:
         "triggers.>",
         "triggers.alice.>",
         "gateway.>",
+        "gateway.alice.>",
+        "$KV.>",
+        "$KV.QUOTAS.alice",
         "$JS.API.>",
         "$O.>",
         "$O.BLOBS.C.alice.>",
@@ -214,6 +222,52 @@ async def test_the_service_itself_cannot_delete(subject: str, fenced: Login) -> 
             complaint = await complaints.get()
         assert "permissions violation for publish" in complaint.lower()
         assert await gone(wake) == before
+
+
+@pytest.mark.parametrize(
+    "subject", ["gateway.bob.x.kill", "$KV.ACCOUNTS.bob", "$KV.QUOTAS.bob"]
+)
+async def test_the_janitor_speaks_for_nobody(subject: str, fenced: Login) -> None:
+    """Only the user of the service does, and gives tiers."""
+    async with (
+        connected(fenced.janitor) as (janitor, complaints),
+        connected(fenced.operator) as (wake, refused),
+    ):
+        arrived = await wake.subscribe(subject)
+        await wake.flush()
+        await janitor.publish(subject, b"{}")
+        await janitor.flush()
+        async with asyncio.timeout(LIMIT):
+            complaint = await complaints.get()
+        await wake.flush()
+        assert "permissions violation for publish" in complaint.lower()
+        assert arrived.pending_msgs == 0
+        await wake.publish(subject, b"")
+        await arrived.next_msg(timeout=LIMIT)
+        assert refused.empty()
+
+
+async def test_headers_of_a_user_vouch_for_nothing(fenced: Login) -> None:
+    """Who says to be somebody else, of another tier, is who the subject says."""
+    async with connected(fenced) as (alice, _), connected(fenced.operator) as (wake, _):
+        answers = await alice.subscribe("answers.alice.v-1")
+        feed = await alice.subscribe("feed.alice.v-1.>")
+        await alice.flush()
+        headers = {"Wake-By": "root", "Wake-Tier": "gold"}  # gold would be refused
+        start = {"command_id": "v-1", "agent_type": "explorer", "input": "x"}
+        body = json.dumps({**start, "await_event": {"event_type": "never"}}).encode()
+        await alice.publish("commands.alice.v-1.start", body, headers=headers)
+        answer = json.loads((await answers.next_msg(timeout=LIMIT)).data)
+        assert answer["accepted"] is True, answer
+        commit = json.loads((await feed.next_msg(timeout=LIMIT)).data)
+        assert commit["by"] == "user:alice"
+        headers = {"Wake-By": "root"}
+        reply = await wake.request(
+            "gateway.alice.v-1.pause", b"{}", timeout=LIMIT, headers=headers
+        )
+        assert json.loads(reply.data)["stream"] == "COMMANDS"
+        commit = json.loads((await feed.next_msg(timeout=LIMIT)).data)
+        assert commit["by"] == "user:root"
 
 
 async def test_the_janitor_deletes(fenced: Login, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 As in ``benchmarks.commands``, from before the publish to the answer; the commands
 come in at the gateway's door, with a tier. Beside each figure stands the same
-without admission. No execution ends, so ``many users`` have ten starts each.
+without admission. No execution ends, so that many users have few starts each.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ from services.lifecycle import Lifecycle
 from services.process import tune_collector
 from services.tiers import Tier, Tiers
 
-EACH = 10
-"""Starts of each of many users: fewer than may run at a time."""
+USERS = 1_000
+"""Many users: none of them has more starts than may run at a time."""
 
 BUSY = Allotment(None, 1_000_000)
 """What one user may who starts a great deal: each start is still counted."""
@@ -55,7 +55,7 @@ class Starter:
     async def ask(self, number: int, *, one: bool) -> None:
         """Start one, of one user or of many."""
         command = f"{self._prefix}{number}"
-        user = f"{self._prefix}one" if one else f"{self._prefix}u{number // EACH}"
+        user = f"{self._prefix}one" if one else f"{self._prefix}u{number % USERS}"
         self._waiting[command] = asyncio.get_running_loop().create_future()
         body = {"command_id": command, "agent_type": "bench", "input": "go"}
         await self._inbox.publish(
@@ -107,8 +107,8 @@ async def _both(ask: Ask, first: int, count: int) -> list[float]:
     async def later(number: int) -> None:
         await ask(first + number)
 
-    middle = p50(await latencies(later, count // 4))
-    return [middle, await rate(ask, first + count, count)]
+    starts = await rate(ask, first + count, count)
+    return [p50(await latencies(later, count // 4)), starts]
 
 
 async def main() -> None:

@@ -9,7 +9,7 @@ from nats_server import NatsServer
 from events.errors import Corrupt, OutcomeUnknown, Unavailable, UnknownEvent
 from events.execution import Execution
 from events.faulty import FaultyJournal, Plan
-from events.names import ROUTES, Key
+from events.names import ROUTES, Key, Route
 from services.handler import Handler
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ async def test_nothing_is_an_empty_history(log: Log) -> None:
     await write(log.journal, OTHER)
     assert await log.journal.read(KEY) == []
     assert await log.journal.tip(KEY) == 0
+    assert await log.journal.last(KEY) is None
 
 
 async def test_a_history_over_all_routes_comes_in_order(log: Log) -> None:
@@ -31,6 +32,14 @@ async def test_a_history_over_all_routes_comes_in_order(log: Log) -> None:
     await write(log.journal, Key("eve", KEY.execution))
     assert await log.journal.read(KEY) == written
     assert await log.journal.tip(KEY) == written[-1].position
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_the_last_commit_says_who_acts_next(log: Log, route: Route) -> None:
+    """Where it stands and its route, whatever came before; of this history alone."""
+    written = await write(log.journal, KEY, ["agents", "log", route])
+    await write(log.journal, OTHER, ["finished"])
+    assert await log.journal.last(KEY) == (written[-1].position, route)
 
 
 async def test_a_history_longer_than_a_batch_is_read_whole(log: Log) -> None:

@@ -14,9 +14,16 @@ from fake_model import FakeModel, says, use, wants
 from fake_tools import World
 from logs import MemoryLog
 from numbers_of import read
+from rationing import Office
+from registers import MemoryBuckets
 from running import finished, means, runner, start
 
-from events.errors import Misconfigured, ModelRefused, ModelUnavailable
+from events.errors import (
+    LimitReached,
+    Misconfigured,
+    ModelRefused,
+    ModelUnavailable,
+)
 from events.messages import Reply, ToolCall, Usage
 from events.names import Key
 from services import metrics
@@ -106,6 +113,22 @@ async def test_the_numbers_of_commands(shown: Callable[[], dict[str, float]]) ->
     assert numbers['wake_refusals_total{code="not_found"}'] == 1
     assert numbers['wake_refusals_total{code="invalid_input"}'] == 1
     assert "sing" not in str(numbers)
+
+
+async def test_the_number_of_limits_that_are_reached(
+    shown: Callable[[], dict[str, float]],
+    memory_log: MemoryLog,
+    memory_buckets: MemoryBuckets,
+) -> None:
+    """By the limit alone: nothing of who met it."""
+    office = Office(memory_log.journal, memory_buckets)
+    await office.start("one")
+    for name in ("two", "three"):
+        with pytest.raises(LimitReached):
+            await office.start(name)
+    numbers = shown()
+    assert numbers['wake_limits_reached_total{limit="concurrent"}'] == 2
+    assert "ada" not in str(numbers)
 
 
 def test_a_process_tells_of_itself(shown: Callable[[], dict[str, float]]) -> None:

@@ -53,3 +53,11 @@ async def test_a_kill_costs_nobody_a_place(
     keys = [sent.key for sent in fleet.sent if sent.key.execution in accepted]
     await fleet.finished(*keys)
     await fleet.check()
+
+
+async def test_a_lifecycle_that_limits_nobody_says_so(fleet: Fleet) -> None:
+    """On a server that others may reach; not where a default is set."""
+    limited = await fleet.lifecycle("limited", WAKE_LIMITS_DEFAULT_TIER="free")
+    loose = await fleet.lifecycle("loose")
+    await fleet.said(loose, "limits.default_tier is not set")
+    assert "default_tier" not in limited.err

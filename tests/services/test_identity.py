@@ -10,6 +10,7 @@ from logs import MemoryLog
 from rationing import Office
 from registers import MemoryBuckets
 
+from events.commands import Retry
 from events.errors import InvalidInput, LimitReached
 from events.inbox import MemoryInbox
 from events.names import ASKED_BY, TIER, Key
@@ -203,6 +204,29 @@ async def test_a_retry_is_a_start(to: Clerk, office: Office) -> None:
         answer = await asked(to, "retry", headers=free, command_id="r-1")
         assert (answer.accepted, answer.status) == (True, "pending")
     assert sum(s.count for s in (await office.stored()).starts) == 2
+
+
+async def test_a_retry_is_admitted_from_the_end_that_it_is_for(
+    to: Clerk, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went on and failed again meanwhile is admitted anew, as one more start."""
+    free = {ASKED_BY: "ada", TIER: "free"}
+    await asked(to, headers=free)
+    await to.decide(begin, fail)
+    admit, seen = office.admission.retry, list[int]()
+
+    async def retry(key: Key, after: int, asker: Asker) -> None:
+        await admit(key, after, asker)
+        seen.append(after)
+        if len(seen) == 1:
+            await to.decide(Retry().decide, begin, fail)
+
+    monkeypatch.setattr(office.admission, "retry", retry)
+    answer = await asked(to, "retry", headers=free)
+    assert (answer.accepted, answer.status) == (True, "pending")
+    assert len(seen) == len(set(seen)) == 2
+    (admitted,) = (await office.stored()).admitted
+    assert admitted.after == seen[1]
 
 
 # ── schedules ────────────────────────────────────────────────────────────────

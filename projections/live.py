@@ -162,7 +162,8 @@ class Live(Dealings):
         if call:
             call.latency_ms = fact.latency_ms
             self.close(call, fact.output, fact.outcome)
-            call.output_size = self._size(place, "output", fact.output)
+            if self.sizes is not NONE:
+                call.output_size = self._size(place, "output", fact.output)
 
     def tool_in_doubt(self, fact: e.ToolInDoubt, _place: int) -> None:
         """Nobody knows if it happened."""

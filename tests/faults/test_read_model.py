@@ -166,8 +166,8 @@ async def test_killed_at_any_moment(
     sources = Sources(*all_streams(wire, login))
     commits = endless()
     found = Found()
-    for _ in range(KILLS):
-        seen = found.kills == 0 or chance.random() < 0.7
+    for number in range(KILLS):
+        seen = number % 3 < 2
         life = await Life.begin(own_server, file)
         await one_life(life, Writer(wire, lines, commits), chance, seen=seen)
         found.kills, found.seen = found.kills + 1, found.seen + seen
@@ -177,7 +177,7 @@ async def test_killed_at_any_moment(
             file.unlink(missing_ok=True)  # then the next one builds it
     print(found)  # noqa: T201 - shown by -s
     assert found.differences == []
-    assert found.compared >= found.seen >= KILLS // 2
+    assert found.compared >= found.seen
     assert len(found.positions) >= found.seen, "it came on between the kills"
 
 

@@ -22,6 +22,7 @@ PASSWORDS = (
     "nats.password",
     "nats.system_password",
     "nats.janitor_password",
+    "nats.gateway_password",
     "gateway.secret",
     "gateway.webhook_keys",
 )

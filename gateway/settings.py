@@ -224,6 +224,27 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True):
             description="A file with nothing but the password of `nats.janitor_user`."
         ),
     ] = None
+    gateway_user: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Who the gateway logs in as, if there is a password: then only "
+            "this user needs to be allowed to vouch for others.",
+        ),
+    ] = "gateway"
+    gateway_password: Annotated[
+        Secret | None,
+        Meta(
+            description="The password of `nats.gateway_user`. Without it, the gateway "
+            "is `nats.user`."
+        ),
+    ] = None
+    gateway_password_file: Annotated[
+        Path | None,
+        Meta(
+            description="A file with nothing but the password of `nats.gateway_user`."
+        ),
+    ] = None
     replicas: Annotated[
         Literal[1, 3, 5],
         Meta(
@@ -252,6 +273,13 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True):
         if self.janitor_password is None:
             return self.login
         return self.janitor_user, self.janitor_password.reveal()
+
+    @property
+    def gateway_login(self) -> tuple[str, str] | tuple[None, None]:
+        """User and password of who vouches for others."""
+        if self.gateway_password is None:
+            return self.login
+        return self.gateway_user, self.gateway_password.reveal()
 
 
 class Runner(msgspec.Struct, frozen=True, kw_only=True):

@@ -248,7 +248,7 @@ class Services:
             await wire.close()
 
     async def _part(self, name: Name, login: Address, bench: Bench) -> Part:
-        wire = await connect(login)
+        wire = await connect(self._as_whom(name, login))
         self._stack.push_async_callback(wire.close)
         replicas = self._settings.nats.replicas
         journal = await JetStreamJournal.open(wire, replicas=replicas)
@@ -264,6 +264,14 @@ class Services:
                 return await self._projector(wire, login)
             case "gateway":
                 return await self._gateway(wire, journal)
+
+    def _as_whom(self, name: Name, login: Address) -> Address:
+        """Let the gateway be a user of its own: it speaks for others."""
+        nats = self._settings.nats
+        if name != "gateway" or nats.url is None:
+            return login
+        user, password = nats.gateway_login
+        return msgspec.structs.replace(login, user=user, password=password)
 
     async def _logs(self, name: Name, wire: Wire) -> Tell:
         """Open the log lines of executions; written as long as the services run."""

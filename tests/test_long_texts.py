@@ -39,7 +39,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A server that lets the service and a reader in, as the page says."""
     folder = tmp_path_factory.mktemp("reader")
     with pytest.MonkeyPatch.context() as patch:
-        whose = ("WAKE_NATS", "WAKE_NATS_JANITOR", "ALICE", "READER")
+        whose = (
+            "WAKE_NATS",
+            "WAKE_NATS_JANITOR",
+            "WAKE_NATS_GATEWAY",
+            "ALICE",
+            "READER",
+        )
         for name in whose:
             patch.setenv(f"{name}_PASSWORD", "secret")
         server = NatsServer(folder, documented.with_reader())

@@ -224,32 +224,45 @@ async def test_the_service_itself_cannot_delete(subject: str, fenced: Login) -> 
         assert await gone(wake) == before
 
 
+VOUCHING = "gateway.bob.x.kill"
+GIVING = ["$KV.ACCOUNTS.bob", "$KV.QUOTAS.bob"]
+
+
 @pytest.mark.parametrize(
-    "subject", ["gateway.bob.x.kill", "$KV.ACCOUNTS.bob", "$KV.QUOTAS.bob"]
+    ("who", "subject"),
+    [
+        ("janitor", VOUCHING),
+        ("operator", VOUCHING),
+        *(("janitor", subject) for subject in GIVING),
+        *(("gateway", subject) for subject in GIVING),
+    ],
 )
-async def test_the_janitor_speaks_for_nobody(subject: str, fenced: Login) -> None:
-    """Only the user of the service does, and gives tiers."""
+async def test_even_the_services_have_one_who_may(
+    who: str, subject: str, fenced: Login
+) -> None:
+    """Speak for others: the gateway; give tiers: the user of the service."""
+    may = fenced.gateway if subject == VOUCHING else fenced.operator
     async with (
-        connected(fenced.janitor) as (janitor, complaints),
-        connected(fenced.operator) as (wake, refused),
+        connected(getattr(fenced, who)) as (client, complaints),
+        connected(may) as (one, refused),
     ):
-        arrived = await wake.subscribe(subject)
-        await wake.flush()
-        await janitor.publish(subject, b"{}")
-        await janitor.flush()
+        arrived = await one.subscribe(subject)
+        await one.flush()
+        await client.publish(subject, b"")
+        await client.flush()
         async with asyncio.timeout(LIMIT):
             complaint = await complaints.get()
-        await wake.flush()
         assert "permissions violation for publish" in complaint.lower()
+        await one.flush()
         assert arrived.pending_msgs == 0
-        await wake.publish(subject, b"")
+        await one.publish(subject, b"")
         await arrived.next_msg(timeout=LIMIT)
         assert refused.empty()
 
 
 async def test_headers_of_a_user_vouch_for_nothing(fenced: Login) -> None:
     """Who says to be somebody else, of another tier, is who the subject says."""
-    async with connected(fenced) as (alice, _), connected(fenced.operator) as (wake, _):
+    async with connected(fenced) as (alice, _), connected(fenced.gateway) as (gate, _):
         answers = await alice.subscribe("answers.alice.v-1")
         feed = await alice.subscribe("feed.alice.v-1.>")
         await alice.flush()
@@ -262,7 +275,7 @@ async def test_headers_of_a_user_vouch_for_nothing(fenced: Login) -> None:
         commit = json.loads((await feed.next_msg(timeout=LIMIT)).data)
         assert commit["by"] == "user:alice"
         headers = {"Wake-By": "root"}
-        reply = await wake.request(
+        reply = await gate.request(
             "gateway.alice.v-1.pause", b"{}", timeout=LIMIT, headers=headers
         )
         assert json.loads(reply.data)["stream"] == "COMMANDS"

@@ -93,6 +93,9 @@ EVERYTHING: dict[str, tuple[str, str, Any]] = {
     "nats.janitor_user": ('"jan"', "jan", "jan"),
     "nats.janitor_password": ("", PASSWORD, Secret(PASSWORD)),
     "nats.janitor_password_file": ("", "", None),
+    "nats.gateway_user": ('"gate"', "gate", "gate"),
+    "nats.gateway_password": ("", PASSWORD, Secret(PASSWORD)),
+    "nats.gateway_password_file": ("", "", None),
     "nats.replicas": ("3", "3", 3),
     "runner.lanes": (
         '["agents_long", "agents"]',

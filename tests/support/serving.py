@@ -12,6 +12,7 @@ import waking
 from nats_server import NatsServer
 
 OPERATOR, ALICE, JANITOR = "w-operator", "a-secret", "j-secret"
+GATEWAY = "g-secret"
 """Passwords; a server's configuration takes them from its environment."""
 
 
@@ -26,6 +27,11 @@ class Login(NamedTuple):
     def operator(self) -> "Login":
         """The user of the service."""
         return Login(self.url, "wake", OPERATOR)
+
+    @property
+    def gateway(self) -> "Login":
+        """The user that vouches for others."""
+        return Login(self.url, "gateway", GATEWAY)
 
     @property
     def janitor(self) -> "Login":
@@ -63,6 +69,7 @@ def fenced(folder: Path) -> Iterator[Login]:
         patch.setenv("WAKE_NATS_PASSWORD", OPERATOR)
         patch.setenv("ALICE_PASSWORD", ALICE)
         patch.setenv("WAKE_NATS_JANITOR_PASSWORD", JANITOR)
+        patch.setenv("WAKE_NATS_GATEWAY_PASSWORD", GATEWAY)
         server = NatsServer(folder, documented.config())
         server.start()
     try:

@@ -57,8 +57,8 @@ class Instruments:
                 f"wake_{name}", about, labels, buckets=bounds, registry=registry
             )
 
-        def level(name: str, about: str) -> Gauge:
-            return Gauge(f"wake_{name}", about, registry=registry)
+        def level(name: str, about: str, *labels: str) -> Gauge:
+            return Gauge(f"wake_{name}", about, labels, registry=registry)
 
         self.commands = cache(
             counted("commands", "Commands accepted, by verb.", "verb").labels
@@ -105,6 +105,9 @@ class Instruments:
                 "Executions that came back after they had been begun, by how.",
                 "path",
             ).labels
+        )
+        self.waiting = cache(
+            level("lane_waiting", "Work that waits for a runner.", "lane").labels
         )
         self.requests = cache(
             counted(

@@ -130,6 +130,13 @@ def requested(method: str, route: str, status: int, seconds: float) -> None:
         on.request_seconds(route).observe(seconds)
 
 
+def waiting(lane: str, count: int) -> None:
+    """Say how much work waits in a lane."""
+    on = _On.instruments
+    if on is not None:
+        on.waiting(lane).set(count)
+
+
 @contextmanager
 def counted() -> Iterator[None]:
     """Count, without a server of its own: ``exposition`` gives the numbers.

@@ -31,7 +31,7 @@ MAX_HEADERS: Final = 64
 QUIET: Final = 30.0
 """Seconds in which a connection must bring a whole head of a request."""
 
-LINGER: Final = 1.0
+LINGER: Final = 0.2
 """Seconds in which the rest of a refused body is read, so that its sender hears why."""
 
 CLOSING: Final = 1.0

@@ -19,11 +19,16 @@ logger = logging.getLogger(__name__)
 MOST: Final = 10_000
 """Connections at once; one more is closed as soon as it is there."""
 
+STALLED: Final = 30.0
+"""Seconds in which a client that is sent something has to read a little of it."""
+
 _seldom = Seldom(logger)
 
 
 class Connection(web.RequestHandler):
     """One connection."""
+
+    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Serve it, unless there are too many."""
@@ -34,6 +39,34 @@ class Connection(web.RequestHandler):
             transport.close()
             return
         super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let go of what is left of it."""
+        self._moved()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for a client that does not read, but not for long."""
+        super().pause_writing()
+        self._moved()
+        self._stalled = self._loop.call_later(STALLED, self._give_up)
+
+    def resume_writing(self) -> None:
+        """Go on: it reads."""
+        self._moved()
+        super().resume_writing()
+
+    def _moved(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _give_up(self) -> None:
+        """Drop it with all that it was to be sent: a close would wait for that."""
+        _seldom.warning("a client does not read what it asked for")
+        transport = self.transport
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
 
     def handle_error(
         self,

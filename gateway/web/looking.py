@@ -1,5 +1,6 @@
 """What there is: executions, their histories, their log lines."""
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import takewhile
 
@@ -16,6 +17,9 @@ from services.handler import utc_now
 
 PATIENCE = 5.0
 """Seconds that a list waits for what it is to show at least."""
+
+LARGEST = 1024 * 1024
+"""Bytes of commits from which on a page of them has enough."""
 
 _NUMBER = 18
 """Digits of a version, at most."""
@@ -78,13 +82,21 @@ async def events(call: Call) -> Result:
     """The history of an execution, commit by commit."""
     asked: shapes.After = call.query
     _, history = await history_of(call)
-    rest = history[asked.after : asked.after + asked.limit]
-    more = len(history) > asked.after + asked.limit
-    page = shapes.HistoryPage(
-        items=tuple(map(portraits.commit, rest)),
-        next=asked.after + asked.limit if more else None,
-    )
+    rest = map(portraits.commit, history[asked.after : asked.after + asked.limit])
+    items = tuple(_fitting(rest))
+    end = asked.after + len(items)
+    page = shapes.HistoryPage(items=items, next=end if end < len(history) else None)
     return Result(payload=page)
+
+
+def _fitting(commits: Iterable[shapes.History]) -> Iterator[shapes.History]:
+    """As many as fit a page; at least one."""
+    size = 0
+    for one in commits:
+        if size > LARGEST:
+            return
+        yield one
+        size += len(msgspec.json.encode(one))
 
 
 async def state(call: Call) -> Result:

@@ -45,7 +45,7 @@ async def _edge(
     inbox = await JetStreamInbox.open(wire, replicas=replicas)
     triggers = await JetStreamTriggers.open(wire, replicas=replicas)
     guard = Guard(tokens.authenticate, settings.gateway.origins)
-    days = settings.logs.days
+    days, queries = settings.logs.days, Queries(wire)
     return Edge(
         settings=settings,
         wire=wire,
@@ -55,11 +55,11 @@ async def _edge(
         timetable=await JetStreamTimetable.open(wire, replicas=replicas),
         triggers=triggers,
         desk=await stack.enter_async_context(Desk.open(wire, inbox, journal, triggers)),
-        queries=Queries(wire),
+        queries=queries,
         registry=Registry.load(settings.agents.file),
         tokens=tokens,
         guard=guard,
-        health=Health(wire),
+        health=Health(wire, queries),
         live=Live(live_feed(wire), guard),
     )
 

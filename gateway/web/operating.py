@@ -41,7 +41,9 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def numbers(request: web.Request) -> web.Response:
     """The numbers for Prometheus: to this machine, and to an admin's token."""
-    _check_reader(request, edge_of(request))
+    edge = edge_of(request)
+    _check_reader(request, edge)
+    await edge.health.count_lanes()
     text, kind = metrics.exposition()
     return web.Response(body=text, headers={hdrs.CONTENT_TYPE: kind})
 

@@ -1,11 +1,12 @@
 """A gateway on a free port with every service behind it, and somebody who calls it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import msgspec
@@ -26,6 +27,17 @@ DONE = "script:\nsay Done.\n"
 
 SLOW = {"model": "scripted?delay_ms=60000"}
 """Of an agent that is at work until it is ended."""
+
+
+T = TypeVar("T")
+
+
+async def eventually(look: Callable[[], Awaitable[T]], good: Callable[[T], bool]) -> T:
+    """Look until what is seen is good; returns that."""
+    async with asyncio.timeout(LIMIT):
+        while not good(seen := await look()):  # noqa: ASYNC110 - another's
+            await asyncio.sleep(0.01)
+        return seen
 
 
 class Reply(NamedTuple):
@@ -97,15 +109,20 @@ class Caller:
         assert reply.status == 201, reply
         return str(reply.body["id"])
 
+    async def listed(self, query: str = "") -> Reply:
+        """The list, once the read model is there to be asked."""
+        ask = partial(self.get, f"/api/agents?{query}")
+        return await eventually(ask, lambda reply: reply.status != 503)
+
     async def until(self, execution: str, *statuses: str) -> Any:
         """Wait until an execution has one of these statuses; returns it."""
-        async with asyncio.timeout(LIMIT):
-            while True:
-                reply = await self.get(f"/api/agents/{execution}")
-                assert reply.status == 200, reply
-                if reply.body["status"] in statuses:
-                    return reply.body
-                await asyncio.sleep(0.01)
+
+        def there(reply: Reply) -> bool:
+            assert reply.status == 200, reply
+            return reply.body["status"] in statuses
+
+        ask = partial(self.get, f"/api/agents/{execution}")
+        return (await eventually(ask, there)).body
 
 
 class Gateway:

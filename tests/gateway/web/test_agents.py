@@ -20,7 +20,7 @@ async def test_an_execution_from_start_to_end(ada: Caller) -> None:
     seen = await ada.until(execution, "completed")
     assert (seen["output"], seen["step_count"]) == ("Done.", 1)
     assert seen["metadata"] == {"ticket": 7}
-    listed = await ada.get("/api/agents")
+    listed = await ada.listed()
     assert [row["id"] for row in listed.body["items"]] == [execution]
     history = await ada.get(f"/api/agents/{execution}/events")
     kinds = [e["type"] for c in history.body["items"] for e in c["events"]]

@@ -1,12 +1,150 @@
 """What operators look at, and the end of a gateway."""
 
-from edges import Gateway
+import asyncio
+import logging
+from functools import partial
+from pathlib import Path
+
+import edges
+import pytest
+from edges import DONE, SLOW, Caller, Gateway, eventually
+from nats_server import NatsServer
+
+from gateway.web.problems import Problem
+
+
+async def ready(caller: Caller, status: int) -> edges.Reply:
+    """Wait until it says that it can serve, or that it cannot."""
+    look = partial(caller.get, "/readyz")
+    return await eventually(look, lambda reply: reply.status == status)
 
 
 async def test_it_says_that_it_lives_and_can_serve(gateway: Gateway) -> None:
     """Without a token: /healthz, and /readyz with what it looked at."""
     nobody = gateway.nobody()
     assert (await nobody.get("/healthz")).body == {"status": "ok"}
-    ready = await nobody.get("/readyz")
-    assert ready.status == 200
-    assert ready.body == {"ready": True, "nats": True, "streams": True, "reasons": []}
+    look = partial(nobody.get, "/readyz")
+    told = (await eventually(look, lambda r: r.body["read_model"] == "current")).body
+    assert told["behind"] >= 0
+    assert (told["nats"], told["streams"], told["reasons"]) == (True, True, [])
+
+
+async def test_without_a_read_model_it_serves_all_but_lists(
+    edge_server: NatsServer, tmp_path: Path
+) -> None:
+    """It is ready, says that the read model is away, and lists are 503."""
+    services = ("lifecycle", "runner", "gateway")
+    async with edges.gateway(edge_server.url, tmp_path, services) as one:
+        told = (await ready(one.nobody(), 200)).body
+        assert (told["read_model"], told["behind"]) == ("away", None)
+        ada = one.caller()
+        execution = await ada.started()
+        await ada.until(execution, "completed")
+        listed = await ada.get("/api/agents")
+        assert (listed.status, listed.code) == (503, "no_projector")
+        assert int(listed.headers["Retry-After"]) >= 1
+
+
+async def test_while_the_server_is_away_it_is_alive_and_not_ready(
+    own_server: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every answer is 503 with Retry-After; it goes on by itself afterwards."""
+    async with edges.gateway(own_server.url, tmp_path) as one:
+        ada = one.caller()
+        await ada.started()
+        own_server.kill()
+        told = (await ready(one.nobody(), 503)).body
+        assert told["reasons"] == ["nats-server cannot be reached"]
+        assert (await one.nobody().get("/healthz")).status == 200
+        with caplog.at_level(logging.INFO):
+            for _ in range(5):
+                reply = await ada.get("/api/agents/some-id/logs")
+                assert reply.status == 503, reply
+                assert int(reply.headers["Retry-After"]) >= 1
+        told_once = [r for r in caplog.records if "answered 503" in r.getMessage()]
+        assert len(told_once) == 1
+        own_server.start()
+        await ready(one.nobody(), 200)
+        start = partial(ada.post, "/api/agents", START)
+        await eventually(start, lambda reply: reply.status == 201)
+
+
+START = {"agent_type": "explorer", "input": DONE}
+
+
+async def test_a_command_that_nobody_answers_is_stored(
+    edge_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """202 with the id; once a lifecycle runs, the execution is there."""
+    monkeypatch.setattr("gateway.web.desk.WAIT", 0.2)
+    async with edges.gateway(edge_server.url, tmp_path, ("gateway",)) as one:
+        ada = one.caller()
+        queued = await ada.post("/api/agents", START)
+        assert queued.status == 202, queued
+        execution = queued.body["id"]
+        assert (await ada.get(f"/api/agents/{execution}")).status == 404
+    async with edges.gateway(edge_server.url, tmp_path) as one:
+        ada = one.caller()
+        look = partial(ada.get, f"/api/agents/{execution}")
+        await eventually(look, lambda reply: reply.status == 200)
+        await ada.until(execution, "completed")
+
+
+async def test_what_is_in_hand_is_seen_to_its_end(
+    edge_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to end, it answers what it has begun, takes nothing new, then ends."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    async with edges.gateway(edge_server.url, tmp_path) as one:
+        ada = one.caller()
+        execution = await ada.started(**SLOW)
+
+        async def slow(*_: object, **__: object) -> list[object]:
+            begun.set()
+            await go_on.wait()
+            return []
+
+        monkeypatch.setattr("events.logstream.JetStreamLogbook.read", slow)
+        asked = asyncio.create_task(ada.get(f"/api/agents/{execution}/logs"))
+        await begun.wait()
+        await ready(one.nobody(), 200)  # over a connection that stays open
+        one.services.end()
+        told = await ready(one.nobody(), 503)
+        assert told.body["reasons"] == ["it is about to end"]
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(one.host, one.port)
+        assert not asked.done()
+        go_on.set()
+        assert (await asked).status == 200
+
+
+async def test_the_numbers_are_for_operators(gateway: Gateway) -> None:
+    """This machine sees them, through no proxy; elsewhere an admin's token does."""
+    ada = gateway.caller()
+    execution = await ada.started()
+    await ada.until(execution, "completed")
+    text = (await gateway.nobody().get("/metrics")).raw.decode()
+    assert 'route="/api/agents/{id}",status="200"' in text
+    assert 'wake_lane_waiting{lane="agents"} 0.0' in text
+    assert 'wake_commands_total{verb="start"}' in text
+    assert execution not in text
+    forwarded = {"X-Forwarded-For": "192.0.2.7"}
+    assert (
+        await gateway.nobody().get("/metrics", headers=forwarded)
+    ).code == "unauthorized"
+    assert (await ada.get("/metrics", headers=forwarded)).code == "forbidden"
+    admin = gateway.caller("root", None, "admin")
+    assert (await admin.get("/metrics", headers=forwarded)).status == 200
+
+
+async def test_every_answer_has_an_id_that_the_log_knows(
+    ada: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And what went wrong has the shape of all problems, on any path."""
+    with caplog.at_level(logging.INFO, logger="gateway.web"):
+        missing = await ada.get("/nothing/here?x=1")
+    assert missing.status == 404
+    assert set(missing.body) == set(Problem.__struct_fields__) - {"retry_after"}
+    assert missing.headers["X-Request-Id"]
+    (line,) = [r for r in caplog.records if r.name == "gateway.web.attending"]
+    assert line.getMessage() == "GET /nothing/here"

@@ -7,8 +7,10 @@ from itertools import takewhile
 import msgspec
 
 from events.commit import Recorded
+from events.direct import ask_leader
 from events.errors import InvalidInput, NotFound
 from events.execution import Execution
+from events.names import EVENTS, EVENTS_ALL
 from gateway.web import portraits, shapes
 from gateway.web.finding import existing, history_of
 from gateway.web.operation import Call, Result
@@ -31,6 +33,8 @@ async def listing(call: Call) -> Result:
     if not call.who.admin and asked.user not in ("", call.who.user):
         page = shapes.AgentPage(items=(), next=None, position=asked.min_position)
         return Result(payload=page)
+    if asked.min_position:
+        await _check_position(call, asked.min_position)
     found = await call.edge.queries.list(_request(call, asked))
     now = utc_now()
     page = shapes.AgentPage(
@@ -39,6 +43,14 @@ async def listing(call: Call) -> Result:
         position=found.position,
     )
     return Result(payload=page)
+
+
+async def _check_position(call: Call, position: int) -> None:
+    """Raise InvalidInput for one that nothing has: waiting for it would not help."""
+    last = await ask_leader(call.edge.wire, EVENTS, {"last_by_subj": EVENTS_ALL})
+    end = last.seq if last else 0
+    if position > end:
+        raise InvalidInput(f"query: min_position: {position} is past the end, {end}")
 
 
 def _request(call: Call, asked: shapes.Listing) -> q.ListRequest:

@@ -24,7 +24,7 @@ OPERATIONS = [
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
 ]
-EXAMPLES = by_form(15, 1_000)
+EXAMPLES = by_form(25, 1_000)
 DONE = "script:\nsay Done.\n"
 ASKS = 'script:\nask_user {"question": "Which?"}\nsay Thanks.\n'
 NEVER = "scripted?delay_ms=600000"
@@ -82,7 +82,8 @@ class Client:
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Somebody with executions in several states, and a schedule."""
     folder = tmp_path_factory.mktemp("openapi")
-    with serving(folder, "--port", "0") as told:
+    quiet = {"WAKE_LOGS_LEVEL": "warning"}  # nobody reads its stderr meanwhile
+    with serving(folder, "--port", "0", **quiet) as told:
         token = waking.wake(folder, "token", "--tier", "enterprise").out.strip()
         one = Client(told["http"], token)
         one.start(DONE)

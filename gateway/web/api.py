@@ -7,6 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
+from events.quota import Report
 from gateway.web import looking, recurring, shapes, steering
 from gateway.web.happening import trigger
 from gateway.web.operation import Operation
@@ -147,6 +148,14 @@ OPERATIONS: Final = (
         about="List the kinds of agents that can be started.",
         handler=looking.agent_types,
         answers={200: shapes.AgentTypes},
+    ),
+    Operation(
+        method="GET",
+        path="/api/limits",
+        name="getLimits",
+        about="See how far one's own limits are used.",
+        handler=looking.limits,
+        answers={200: Report},
     ),
     Operation(
         method="POST",

@@ -22,7 +22,6 @@ from gateway.asking import Vouched, as_answer, encoded, identity
 from gateway.web.identity import Identity
 from services.handler import Handler
 from services.requests import NEW, Answer, acceptance
-from services.tiers import FREE
 from services.woken import TriggerAnswer
 
 WAIT: Final = 10.0
@@ -93,7 +92,7 @@ class Desk:
         """
         command = body.setdefault("command_id", f"gw-{secrets.token_hex(8)}")
         payload = encoded(body)
-        headers = identity(key, Vouched(who.user, who.tier or FREE))
+        headers = identity(key, Vouched(who.user, who.tier))
         with self._awaiting(command) as answer:
             await self._inbox.publish(
                 key, verb, payload, door="gateway", headers=headers

@@ -22,6 +22,7 @@ from gateway.web.identity import Authenticate
 from gateway.web.live import Live
 from gateway.web.seen import Seen
 from gateway.web.tokens import Tokens
+from services.admission import Admission
 from services.agents.registry import Registry
 
 
@@ -41,6 +42,7 @@ class Edge:
     triggers: Triggers
     desk: Desk
     queries: Queries
+    admission: Admission
     registry: Registry
     tokens: Tokens
     guard: Guard

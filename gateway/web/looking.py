@@ -158,6 +158,12 @@ async def logs(call: Call) -> Result:
     return Result(payload=page)
 
 
+async def limits(call: Call) -> Result:
+    """How far one's own limits are used."""
+    report = await call.edge.admission.limits(call.who.user, call.who.tier)
+    return Result(payload=report)
+
+
 async def agent_types(call: Call) -> Result:
     """The kinds of agents there are."""
     registry = call.edge.registry

@@ -11,6 +11,7 @@ from events.rawstream import JetStreamRawLog
 from events.tablestream import JetStreamTimetable
 from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
+from gateway.admitting import admission
 from gateway.querying import Queries
 from gateway.settings import Settings
 from gateway.web.app import Front, check_reach, listening
@@ -56,6 +57,7 @@ async def _edge(
         triggers=triggers,
         desk=await stack.enter_async_context(Desk.open(wire, inbox, journal, triggers)),
         queries=queries,
+        admission=await admission(wire, journal, settings),
         registry=Registry.load(settings.agents.file),
         tokens=tokens,
         guard=guard,

@@ -82,7 +82,12 @@ class Client:
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Somebody with executions in several states, and a schedule."""
     folder = tmp_path_factory.mktemp("openapi")
-    quiet = {"WAKE_LOGS_LEVEL": "warning"}  # nobody reads its stderr meanwhile
+    quiet = {
+        "WAKE_LOGS_LEVEL": "warning",  # nobody reads its stderr meanwhile
+        "WAKE_LIMITS_ENTERPRISE_CONCURRENT": "",
+        "WAKE_LIMITS_ENTERPRISE_HOURLY": "",
+        "WAKE_LIMITS_ENTERPRISE_SCHEDULES": "1000",
+    }
     with serving(folder, "--port", "0", **quiet) as told:
         token = waking.wake(folder, "token", "--tier", "enterprise").out.strip()
         one = Client(told["http"], token)

@@ -40,6 +40,7 @@ bench: .venv/.ready ## every benchmark, next to its floor
 	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.commands
 	$(BIN)/python -m benchmarks.admission
+	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.sharing
 	$(BIN)/python -m benchmarks.projector

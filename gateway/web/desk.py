@@ -15,13 +15,14 @@ import msgspec
 from events.errors import InvalidInput, Unavailable
 from events.inbox import Inbox
 from events.journal import Journal
-from events.names import ANSWERS_ALL, WANTS_ANSWER, Key
+from events.names import ANSWERS_ALL, TRACE, WANTS_ANSWER, Key
 from events.triggers import Triggers
 from events.wire import Wire
 from gateway.asking import Vouched, as_answer, encoded, identity
 from gateway.web.identity import Identity
 from services.handler import Handler
 from services.requests import NEW, Answer, acceptance
+from services.telemetry import current
 from services.woken import TriggerAnswer
 
 WAIT: Final = 10.0
@@ -92,7 +93,7 @@ class Desk:
         """
         command = body.setdefault("command_id", f"gw-{secrets.token_hex(8)}")
         payload = encoded(body)
-        headers = identity(key, Vouched(who.user, who.tier))
+        headers = {**traced(), **identity(key, Vouched(who.user, who.tier))}
         with self._awaiting(command) as answer:
             await self._inbox.publish(
                 key, verb, payload, door="gateway", headers=headers
@@ -119,7 +120,7 @@ class Desk:
         Raises InvalidInput and Unavailable. Without ``woken`` nobody said so in time.
         """
         asked = f"gw-{secrets.token_hex(8)}"
-        headers = {WANTS_ANSWER: asked, "content-type": kind}
+        headers = {WANTS_ANSWER: asked, "content-type": kind, **traced()}
         with self._awaiting(asked) as answer:
             new = await self._triggers.publish_once(
                 user, event_type, body, name=name, headers=headers
@@ -131,6 +132,11 @@ class Desk:
                     return _told(await answer)
             except TimeoutError:
                 return TriggerAnswer(position=0, accepted=True)
+
+
+def traced() -> dict[str, str]:
+    """The header that carries the active span on, if there is one."""
+    return {TRACE: span} if (span := current()) else {}
 
 
 def _told(raw: bytes) -> TriggerAnswer:

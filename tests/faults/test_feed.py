@@ -20,10 +20,9 @@ import msgspec
 import pytest
 from edges import Gateway
 from form import by_form
-from lifelike import lifelike
 from nats_server import NatsServer
 from onlookers import Onlooker, Reader, Writer, aline
-from watching import Streams, bare, everything, kind_of
+from watching import Streams, bare, busy, everything, kind_of
 
 from events.commit import Recorded
 from events.errors import Unavailable
@@ -32,7 +31,7 @@ from events.rawstream import JetStreamRawLog
 from projections import livefeed
 from projections.ring import MOST_BYTES, Ring
 
-CLIENTS, RECONNECTS, KILLS = by_form((12, 150, 2), (60, 1_000, 2))
+CLIENTS, RECONNECTS, KILLS, STEPS = by_form((12, 150, 2, 20), (60, 1_000, 2, 120))
 USERS = ("ada", "bob", "cy")
 GONE = (aiohttp.ClientError, OSError, AssertionError, TimeoutError)
 
@@ -192,6 +191,7 @@ async def _fate(town: Town, writing: "list[asyncio.Task[None]]") -> None:
                 town.written.set()
 
 
+@pytest.mark.timeout(600)
 async def test_nothing_is_missing_and_nothing_comes_twice(
     own_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +200,7 @@ async def test_nothing_is_missing_and_nothing_comes_twice(
     monkeypatch.setattr(Ring.__init__, "__defaults__", (200, MOST_BYTES))
     town = Town(own_server, tmp_path, Random(1))  # noqa: S311 - a schedule, no secret
     keys = [Key(user, f"e{n}") for n in range(4) for user in USERS]
-    logs = [list(lifelike(town.chance, key, 60).log) for key in keys]
+    logs = [busy(town.chance, key, STEPS) for key in keys]
     wanderers = [
         Wanderer(town, topic, events=isinstance(topic, Key) and n % 3 == 0)
         for n, topic in enumerate(([*keys[:6], *USERS] * 9)[:CLIENTS])

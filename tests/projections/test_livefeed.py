@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from lifelike import lifelike
-from watching import Streams, Viewer, bare, everything, executions, kind_of, running
+from watching import (
+    Streams,
+    Viewer,
+    bare,
+    busy,
+    everything,
+    executions,
+    kind_of,
+    running,
+)
 
 from events.commit import Recorded
 from events.deltas import Delta
@@ -277,6 +286,30 @@ async def test_many_that_were_missed_are_not_put_all_at_once() -> None:
         await feed.join(ADA, BEGINNING, viewer)
         assert len(viewer.heard) == AT_A_TIME * 3 + 1
         assert waited >= AT_A_TIME * 2
+
+
+async def test_what_happens_while_it_is_read_comes_too() -> None:
+    """Of each message that one who was away is given, another is the consequence."""
+    chance = Random(8)  # noqa: S311 - a schedule, no secret
+    streams = Streams()
+    log = busy(chance, ADA, 40)
+    write(streams, chance, log[:10])
+    left = log[10:]
+
+    class Busy(Viewer):
+        async def send(self, frame: Any) -> None:
+            await super().send(frame)
+            if left:
+                write(streams, chance, [left.pop(0)])
+                await settled(streams, feed)
+
+    async with running(streams.feed(most=3)) as feed:
+        viewer = Busy()
+        await feed.join("ada", BEGINNING, viewer)
+        write(streams, chance, left)
+        await settled(streams, feed)
+    assert len(log) > 40
+    assert by_stream(viewer.heard) == by_stream(await everything(streams, "ada"))
 
 
 # ── what models say ──────────────────────────────────────────────────────────

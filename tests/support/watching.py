@@ -3,19 +3,41 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 import msgspec
+from histories import Story, call, spec
 
+from events.commands import Pause, Resume
 from events.commit import Recorded
 from events.deltas import MemoryDeltas
 from events.names import Key, commit_subject
 from events.rawlog import MemoryRawLog
+from events.spec import Limits
 from projections.feedcursor import BEGINNING, Cursor
 from projections.hub import Frame, Hub
 from projections.livefeed import LiveFeed
 from projections.notices import KINDS, Kind
 from projections.ring import Ring, Topic
+
+
+def busy(chance: Random, key: Key, steps: int) -> list[Recorded]:
+    """A long history: steps with a call or two, a pause now and then, an end."""
+    story = Story(key)
+    limits = Limits(max_steps=steps + 9, max_tokens=10**9, timeout=10**6)
+    story.running(spec(limits=limits))
+    for number in range(steps):
+        calls = [f"c{number}-{n}" for n in range(chance.choice([1, 1, 2]))]
+        story.respond(*map(call, calls), text="Well. " * chance.randrange(40))
+        story.finish(*calls)
+        if chance.random() < 0.1:
+            story.command(Pause())
+            story.do(lambda x: x.obey(x.state.attempt))
+            story.command(Resume())
+            story.begin()
+    story.respond(text="That is all.")
+    return list(story.log)
 
 
 class Viewer:

@@ -130,6 +130,8 @@ class Bench:
         assert self._clients.stdout  # noqa: S101 - both are pipes
         self._clients.stdin.write(line + b"\n")
         answer = await self._clients.stdout.readline()
+        if not answer:
+            raise SystemExit("the clients came to an end")
         return msgspec.json.decode(answer)
 
     async def watch(self, targets: Sequence[Target]) -> None:
@@ -203,7 +205,8 @@ async def bench(server: EmbeddedServer) -> AsyncIterator[Bench]:
                 yield Bench(journal, gateway, url, clients)
         finally:
             for process in (clients, gateway):
-                process.terminate()
+                if process.returncode is None:
+                    process.terminate()
                 await process.wait()
 
 

@@ -41,6 +41,9 @@ CLIENTS = 1_000
 OWN_RATE, HOT_RATE = 1_000, 50
 PAD = "x" * 300
 SECRET = "the secret of a benchmark, long enough"  # noqa: S105 - of nothing
+LIMIT = 30.0
+"""Seconds until what was appended must have arrived."""
+
 CLOCK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -50,7 +53,7 @@ class History:
 
     def __init__(self, journal: JetStreamJournal, key: Key) -> None:
         self.key = key
-        self._journal = journal
+        self._journal, self._turn = journal, asyncio.Lock()
         self._version, self._position, self._chain = 0, 0, GENESIS
 
     async def begin(self) -> None:
@@ -60,10 +63,11 @@ class History:
 
     async def go_on(self) -> float:
         """Append what says when; returns the milliseconds until it is stored."""
-        began = time.monotonic_ns()
-        output = f"{began:0{DIGITS}} {PAD}"
-        await self._append("log", e.ToolCompleted(call_id="a", output=output))
-        return (time.monotonic_ns() - began) / 1e6
+        async with self._turn:
+            began = time.monotonic_ns()
+            output = f"{began:0{DIGITS}} {PAD}"
+            await self._append("log", e.ToolCompleted(call_id="a", output=output))
+            return (time.monotonic_ns() - began) / 1e6
 
     async def _append(self, route: Route, fact: e.AnyEvent) -> None:
         self._version += 1
@@ -153,13 +157,21 @@ class Bench:
                     await asyncio.sleep(left)
                 history = histories[number % len(histories)]
                 appends.append(group.create_task(history.go_on()))
-        await asyncio.sleep(0.5)  # what is under way arrives
+        await self._arrived(len(appends) * CLIENTS // len(histories))
         took = time.monotonic() - began
         cpu = (self.gateway.seconds - used) / took * 100
         told = msgspec.convert(await self.tell(b"stop"), Told)
-        if told.closed or told.count % len(appends):
-            raise SystemExit(f"{told.closed} were closed, {told.count} messages came")
+        if told.closed:
+            raise SystemExit(f"{told.closed} of the clients were closed")
         return Measured(told, [task.result() for task in appends], cpu)
+
+    async def _arrived(self, count: int) -> None:
+        """Wait until the clients have so many messages, none of them twice."""
+        async with asyncio.timeout(LIMIT):
+            while (there := await self.tell(b"count")) != count:
+                if there > count:
+                    raise SystemExit(f"{there} messages came, {count} were sent")
+                await asyncio.sleep(0.02)
 
 
 async def begun(journal: JetStreamJournal, keys: Sequence[Key]) -> list[History]:

@@ -184,6 +184,8 @@ async def main() -> None:
         answer: Any = None
         if line == b"go\n":
             tally.reset()
+        elif line == b"count\n":
+            answer = len(tally.late)
         elif line == b"stop\n":
             answer = tally.told()
         else:

@@ -61,8 +61,13 @@ class _State(msgspec.Struct):
     subjects: dict[str, int] | None = None
 
 
+class _Config(msgspec.Struct, frozen=True):
+    max_bytes: int = -1
+
+
 class _Info(msgspec.Struct):
     state: _State
+    config: _Config = _Config()
     total: int = 0
 
 
@@ -212,4 +217,7 @@ async def _provision(wire: Wire, config: dict[str, Any]) -> None:
     except ApiError as error:
         if error.number != NAME_IN_USE:
             raise
+        info = _info.decode(await wire.api(f"STREAM.INFO.{name}"))
+        room = info.config.max_bytes  # an operator may have made more
+        config = {**config, "max_bytes": room if room < 0 else max(room, MAX_BUCKET)}
         await wire.api(f"STREAM.UPDATE.{name}", config)

@@ -32,8 +32,8 @@ T = TypeVar("T")
 BY = "admission"
 """Who closes what was admitted and never created, as histories say it."""
 
-KNOWN = 10_000
-"""Users whose last quota is kept here, so that it need not be read again."""
+KNOWN = 200_000
+"""Entries of quotas that are kept here, some 30 MB, to be not read again."""
 
 ROUNDS = 20
 """Times a decision is made anew before giving up: each means that somebody won."""
@@ -59,6 +59,7 @@ class Admission:
     def __init__(self, handler: Handler, quotas: Register, tiers: Tiers) -> None:
         self._handler, self._quotas, self._tiers = handler, quotas, tiers
         self._known: OrderedDict[str, Ledger] = OrderedDict()
+        self._weight = 0
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._looking = asyncio.Semaphore(AT_ONCE)
 
@@ -112,7 +113,7 @@ class Admission:
                 try:
                     return await once()
                 except Conflict:
-                    self._known.pop(user, None)
+                    self._forget(user)
         raise Conflict(f"what {user} may start changes too fast: try again")
 
     async def _tier(self, user: str, asker: Asker) -> Tier:
@@ -180,7 +181,8 @@ class Admission:
             held = await self._quotas.read(user)
             known = Ledger(rules.decoded(held.value, user), held.revision)
             self._keep(user, known)
-        self._known.move_to_end(user)
+        if user in self._known:
+            self._known.move_to_end(user)
         return known
 
     async def _check(self, user: str, ledger: Ledger) -> None:
@@ -190,16 +192,22 @@ class Admission:
 
     async def _store(self, user: str, quota: Quota, ledger: Ledger) -> None:
         """Write it, if nobody wrote meanwhile; raises Conflict."""
-        self._known.pop(user, None)  # until it is known what became of it
+        self._forget(user)  # until it is known what became of it
         revision = await self._quotas.write(
             user, rules.encoded(quota), after=ledger.revision
         )
         self._keep(user, Ledger(quota, revision))
 
     def _keep(self, user: str, ledger: Ledger) -> None:
+        self._forget(user)
         self._known[user] = ledger
-        if len(self._known) > KNOWN:
-            self._known.popitem(last=False)
+        self._weight += _weight(ledger)
+        while self._weight > KNOWN:
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, user: str) -> None:
+        known = self._known.pop(user, None)
+        self._weight -= _weight(known) if known else 0
 
     # ── what the log says ────────────────────────────────────────────────────
 
@@ -236,6 +244,10 @@ class Admission:
 
     def _now(self) -> float:
         return round(self._handler.clock().timestamp(), 3)
+
+
+def _weight(ledger: Ledger) -> int:
+    return 1 + len(ledger.quota.admitted) + len(ledger.quota.starts)
 
 
 async def _given_up(_key: Key) -> bool:

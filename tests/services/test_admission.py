@@ -25,6 +25,7 @@ from events.faulty import FaultyJournal, Plan
 from events.names import MOST_ADMITTED, Key
 from events.quota import GRACE, SOON, Admitted, Allotment, Quota
 from events.register import Held, MemoryRegister
+from services import admission as module
 from services.accounts import Account
 from services.admission import Admission
 from services.tiers import Asker, Tier
@@ -452,6 +453,23 @@ async def test_very_large_tiers(quick: Office) -> None:
         await quick.start(f"{number:064}", FREE, admission)
     with pytest.raises(LimitReached, match="1000 at a time"):
         await quick.start("more", FREE, admission)
+
+
+async def test_little_is_kept_of_many_users(
+    quick: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has not asked for longest is read anew; nobody is counted wrong by it."""
+    monkeypatch.setattr(module, "KNOWN", 7)
+    free = Asker("x", token=True, tier="free")
+    for _ in range(3):
+        for number in range(6):
+            with suppress(LimitReached):
+                key = Key(f"u{number}", "one")
+                await quick.admission.start(key, free)
+            assert quick.admission._weight <= 7
+            assert len(quick.admission._known) <= 3
+    for number in range(6):
+        assert sum(s.count for s in (await quick.stored(f"u{number}")).starts) == 1
 
 
 # ── damage ───────────────────────────────────────────────────────────────────

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway import accounting, commanding, modelling, operating, scheduling, serving
+from gateway import (
+    accounting,
+    commanding,
+    looking,
+    modelling,
+    operating,
+    scheduling,
+    serving,
+)
 from gateway.exits import HELP, told
 from gateway.flags import Data, Id, Json, Nats, User, place_of
 from gateway.output import put
@@ -29,6 +37,7 @@ app = typer.Typer(
 app.add_typer(commanding.app)
 app.add_typer(serving.app)
 app.add_typer(operating.app)
+app.add_typer(looking.app)
 app.add_typer(modelling.app)
 app.add_typer(scheduling.app, name="schedule")
 app.add_typer(accounting.app)
@@ -124,38 +133,15 @@ def run(
 
 
 @app.command()
-def ls(
-    status: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--status", metavar="STATUS", help="Only these; may be given several times."
-        ),
-    ] = None,
-    data: Data = None,
-    nats: Nats = None,
-    *,
-    as_json: Json = False,
-) -> None:
-    """List the executions, newest first; of those that failed, why.
-
-    \b
-    Examples:
-      wake ls
-      wake ls --status failed --status cancelled
-      wake ls --json | head -1
-    """
-    with told(as_json=as_json):
-        from gateway import reading  # noqa: PLC0415 - see run
-
-        reading.ls(place_of(data, nats), status or (), as_json=as_json)
-
-
-@app.command()
 def show(
     execution: Id,
     at: Annotated[
-        int | None,
-        typer.Option("--at", metavar="VERSION", help="As it was at this version."),
+        str | None,
+        typer.Option(
+            "--at",
+            metavar="WHEN",
+            help="As it was at this version, or at a time: 2026-12-01T09:00+01:00.",
+        ),
     ] = None,
     data: Data = None,
     nats: Nats = None,
@@ -168,6 +154,7 @@ def show(
     Examples:
       wake show 0193d5a0-7a5c-7000-8000-0123456789ab
       wake show 0193d5a0-7a5c-7000-8000-0123456789ab --at 3 --json
+      wake show 0193d5a0-7a5c-7000-8000-0123456789ab --at 2026-12-01T09:00+01:00
     """
     with told(as_json=as_json):
         from gateway import reading  # noqa: PLC0415 - see run

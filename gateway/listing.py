@@ -13,6 +13,7 @@ from events.execution import Execution
 from events.state import Failure, State, Status
 from gateway.composition import Log
 from gateway.wording import one_line, short
+from projections.queries import Execution as Listed
 
 if TYPE_CHECKING:
     from events.names import Key
@@ -96,7 +97,31 @@ def _row(state: State, *, corrupt: bool) -> Row:
     )
 
 
-def table(rows: Sequence[Row], width: int | None) -> Iterator[str]:
+def row_of(one: Listed) -> Row:
+    """An execution as the read model has it; its prompt has 4,000 characters."""
+    failure = None
+    if one.error is not None:
+        failure = Failure(
+            error=one.error,
+            message=one.error_message or "",
+            retryable=bool(one.retryable),
+        )
+    return Row(
+        id=one.id,
+        user=one.user,
+        agent=one.agent,
+        status=one.status,
+        steps=one.steps,
+        tokens=one.tokens,
+        started=one.created_at,
+        prompt=one.input,
+        error=failure,
+    )
+
+
+def table(
+    rows: Sequence[Row], width: int | None, *, headed: bool = True
+) -> Iterator[str]:
     """Lines for ``width`` columns; None: one line for each, with nothing cut.
 
     In a narrow terminal agent and prompt go below what has to be copied. Why one
@@ -104,7 +129,8 @@ def table(rows: Sequence[Row], width: int | None) -> Iterator[str]:
     """
     head = f"{'ID':36}  {'STATUS':14} {'STEPS':>5} {'TOKENS':>7}  {'STARTED':11}"
     narrow = None if width is None or width >= WIDE else width
-    yield head if narrow else f"{head}  {'AGENT':14}  PROMPT"
+    if headed:
+        yield head if narrow else f"{head}  {'AGENT':14}  PROMPT"
     for row in rows:
         first, agent, prompt = _first(row), one_line(row.agent), one_line(row.prompt)
         line, why = f"{first}  {agent:14}  {prompt}", _why(row)

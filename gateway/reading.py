@@ -1,10 +1,12 @@
-"""``wake ls``, ``wake show``, ``wake events``: reading the log, changing nothing."""
+"""``wake show``, ``wake events``: reading the log, changing nothing."""
 
 import shutil
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
+from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,13 +18,13 @@ from events.names import Key, check_id
 from events.state import Call, State
 from gateway import facts, question
 from gateway.composition import BRIEFLY, Log, Place, hold, open_log, reach
-from gateway.listing import checked, chosen, rows_of, table
 from gateway.orders import find
 from gateway.output import put, put_json
 from gateway.plain import MARKS
 from gateway.progress import Progress
 from gateway.subagents import Below, listed, subagents
 from gateway.summary import reason, used
+from gateway.times import moment_of
 from gateway.wording import (
     arguments,
     moment,
@@ -35,28 +37,15 @@ from gateway.wording import (
 
 T = TypeVar("T")
 
-
-def ls(place: Place, statuses: Sequence[str], *, as_json: bool) -> None:
-    """Print the executions, newest first, or those of statuses; raises WakeError."""
-    asked = checked(statuses)
-    found = [] if place.empty else _read(place, rows_of)
-    rows = chosen(found, asked)
-    if as_json:
-        for row in rows:
-            put_json(row)
-    elif rows:
-        for line in table(rows, _width()):
-            put(line)
-    elif found:
-        put(f"none is {' or '.join(sorted(asked))}")
-    else:
-        put('nothing has run here yet: start with wake run "PROMPT"')
+LONGEST = 12
+"""Digits that a version may have: nobody makes so many commits."""
 
 
-def show(place: Place, execution: str, *, at: int | None, as_json: bool) -> None:
-    """Print an execution at its newest version, or at one; raises WakeError."""
+def show(place: Place, execution: str, *, at: str | None, as_json: bool) -> None:
+    """Print an execution as it is, or was at a version or time; raises WakeError."""
+    wanted = _moment(at)
     key, history, below = _history(place, execution)
-    progress = Progress.of(key, history[: _version(at, len(history))])
+    progress = Progress.of(key, history[: _version(wanted, history)])
     if as_json:
         put_json({**_whole(progress.state), "subagents": below})
         return
@@ -75,7 +64,7 @@ def events(place: Place, execution: str, *, follow: bool, as_json: bool) -> None
     """
     tell = _print_raw if as_json else _print_commit
     if follow and reach(place) is not None:
-        _read(place, partial(_follow, execution=execution, tell=tell))
+        read(place, partial(_follow, execution=execution, tell=tell))
         return
     _, history, _ = _history(place, execution)
     for recorded in history:
@@ -96,7 +85,7 @@ def _print_raw(recorded: Recorded) -> None:
     put_json(recorded.body)
 
 
-def _read(place: Place, ask: Callable[[Log], Awaitable[T]]) -> T:
+def read(place: Place, ask: Callable[[Log], Awaitable[T]]) -> T:
     """Open the log for one question."""
 
     async def main() -> T:
@@ -107,7 +96,7 @@ def _read(place: Place, ask: Callable[[Log], Awaitable[T]]) -> T:
         return uvloop.run(main())
 
 
-def _width() -> int | None:
+def width_of() -> int | None:
     """Columns of the terminal; None where it is none, and nothing is cut."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
@@ -122,16 +111,37 @@ def _history(place: Place, execution: str) -> tuple[Key, list[Recorded], list[Be
         history = await log.journal.read(key)
         return key, history, await subagents(log.journal, key, history)
 
-    return _read(place, load)
+    return read(place, load)
 
 
-def _version(at: int | None, newest: int) -> int:
+def _moment(at: str | None) -> int | datetime | None:
+    """A version or a time; raises InvalidInput for what is neither."""
+    if at is None or not at.isdecimal():
+        return None if at is None else moment_of(at, "--at")
+    return int(at) if len(at) < LONGEST else 0
+
+
+def _version(at: int | datetime | None, history: Sequence[Recorded]) -> int:
     """The version asked for; raises InvalidInput unless there is one."""
+    newest = len(history)
     if at is None:
         return newest
+    if isinstance(at, datetime):
+        return _version_of(at, history)
     if not 1 <= at <= newest:
         raise InvalidInput(f"--at {at}: this execution has the versions 1 to {newest}")
     return at
+
+
+def _version_of(at: datetime, history: Sequence[Recorded]) -> int:
+    """The newest version of a time: up to the first commit that is of later."""
+    version = sum(1 for _ in takewhile(lambda r: r.commit.at <= at, history))
+    if not version:
+        created = history[0].commit.at.isoformat()
+        raise InvalidInput(
+            f"--at {at.isoformat()}: it was not there yet, it begins at {created}"
+        )
+    return version
 
 
 # ── show ─────────────────────────────────────────────────────────────────────
@@ -218,5 +228,5 @@ def _print_commit(recorded: Recorded) -> None:
     where = f"{commit.version:>4}  {moment(commit.at)}  {recorded.route:8}"
     said = "; ".join(map(facts.told, commit.events))
     line = f"{where}  {one_line(commit.by)}  {said}"
-    width = _width()
+    width = width_of()
     put(line if width is None else short(line, max(width, 60)))

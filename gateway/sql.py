@@ -1,0 +1,143 @@
+"""``wake sql``: rows of the read model on stdout, or in a file that was not there."""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import msgspec
+
+from events.errors import InvalidInput
+from gateway.asked import made
+from gateway.composition import Place
+from gateway.output import complain
+from gateway.querying import Queries
+from gateway.reading import width_of
+from gateway.readmodel import ask
+from gateway.settings import Settings
+from gateway.sqlformats import Csv, Format, Json, Numbered, Table, Write, named
+from projections import parquet
+from projections.queries import Column, SqlRequest
+
+Kind = Literal["table", "json", "csv", "parquet"]
+
+SUFFIXES: dict[str, Kind] = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".txt": "table",
+}
+"""What a file's name says of its format."""
+
+
+def sql(
+    place: Place,
+    settings: Settings,
+    query: str,
+    *,
+    limit: int,
+    timeout: float,
+    kind: str | None,
+    output: Path | None,
+    force: bool,
+) -> None:
+    """Print what a query comes to, or write it to a file; raises WakeError."""
+    form = _kind(kind, output)
+    request = made(SqlRequest, sql=query, limit=limit, timeout=timeout, stream=True)
+
+    def run(made_of: Callable[[Write], Format], write: Write) -> Format:
+        return ask(place, settings, partial(_filled, request, made_of(write)))
+
+    if output is None:
+        filled = run(_formats(form), sys.stdout.buffer.write)
+    else:
+        filled = _into(output, form, run, force=force)
+    if filled.more:
+        complain(f"there are more than {limit:,} rows: raise --limit to have them")
+
+
+def _kind(kind: str | None, output: Path | None) -> Kind:
+    """The format that was asked for, or that the file's name says."""
+    if kind is None:
+        kind = SUFFIXES.get(output.suffix.lower(), "table") if output else "table"
+    if kind not in get_args(Kind):
+        raise InvalidInput(
+            f"--format {kind!r:.40}: there are: {', '.join(get_args(Kind))}"
+        )
+    if kind == "parquet" and output is None:
+        raise InvalidInput("--format parquet needs a file: name it with --output")
+    return cast("Kind", kind)
+
+
+def _formats(kind: Kind) -> Callable[[Write], Format]:
+    kinds: dict[Kind, Callable[[Write], Format]] = {
+        "table": lambda write: Table(write, width_of()),
+        "json": Json,
+        "csv": Csv,
+        "parquet": Numbered,
+    }
+    return kinds[kind]
+
+
+async def _filled(
+    request: SqlRequest, filled: Format, queries: Queries, tip: int
+) -> Format:
+    """Ask, and let the rows be written as they come."""
+    lines = queries.stream(msgspec.structs.replace(request, min_position=tip))
+    async with aclosing(lines):
+        async for line in lines:
+            if isinstance(line, list):
+                filled.row(line)
+            elif "columns" in line:
+                filled.begin(msgspec.convert(line["columns"], list[Column]))
+            else:
+                filled.end()
+                filled.more = line["more"]
+    return filled
+
+
+# ── files ────────────────────────────────────────────────────────────────────
+
+Run = Callable[[Callable[[Write], Format], Write], Format]
+
+
+def _into(output: Path, kind: Kind, run: Run, *, force: bool) -> Format:
+    """Write a file, which is there when all of it is; raises InvalidInput."""
+    if not force and os.path.lexists(output):
+        raise _taken(output)
+    part = output.with_name(f".{output.name}.{os.getpid()}")
+    lines = part.with_name(f"{part.name}.lines")
+    try:
+        with (lines if kind == "parquet" else part).open("xb") as file:
+            filled = run(_formats(kind), file.write)
+        if kind == "parquet":
+            parquet.write(lines, named(filled.columns), part)
+        _put_in_place(part, output, force=force)
+    except OSError as error:
+        raise InvalidInput(
+            f"--output {output}: {error.strerror or error}: name a file that can be "
+            "written"
+        ) from error
+    finally:
+        for rest in (part, lines):
+            rest.unlink(missing_ok=True)
+    return filled
+
+
+def _put_in_place(part: Path, output: Path, *, force: bool) -> None:
+    if force:
+        part.replace(output)
+        return
+    try:
+        os.link(part, output)  # unlike a rename, it replaces nothing
+    except FileExistsError as error:
+        raise _taken(output) from error
+
+
+def _taken(output: Path) -> InvalidInput:
+    return InvalidInput(f"--output {output} is there already: --force overwrites it")

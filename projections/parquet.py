@@ -1,0 +1,50 @@
+"""Rows of an SQL answer as a Parquet file, with the types that they had.
+
+Rows come as lines of JSON, each an object with the columns by their number.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+
+from events.errors import InvalidInput
+from projections.queries import Column
+from projections.sqlrows import LARGEST
+
+WHOLE = {"HUGEINT": "DECIMAL(38,0)", "UHUGEINT": "DECIMAL(38,0)", '"NULL"': "VARCHAR"}
+"""Types that Parquet has not, and what loses nothing of them."""
+
+
+def write(lines: Path, columns: Sequence[Column], target: Path) -> None:
+    """Make a file of what another has; raises InvalidInput, OSError."""
+    read = {str(n): _read_as(c.type) for n, c in enumerate(columns)}
+    cast = ", ".join(
+        f'CAST("{n}" AS {WHOLE.get(c.type, c.type)}) AS {_quoted(c.name)}'
+        for n, c in enumerate(columns)
+    )
+    path = str(target).replace("'", "''")
+    connection = duckdb.connect(config={"threads": 1, "memory_limit": "512MB"})
+    try:
+        connection.execute(
+            f"COPY (SELECT {cast} FROM read_json(?, format = 'newline_delimited', "
+            f"columns = {read}, maximum_object_size = {2 * LARGEST})) "
+            f"TO '{path}' (FORMAT parquet)",
+            [str(lines)],
+        )
+    except duckdb.IOException as error:
+        raise OSError(f"cannot write {target}: {error}") from error
+    except duckdb.Error as error:
+        raise InvalidInput(f"this is nothing for Parquet ({error})") from error
+    finally:
+        connection.close()
+
+
+def _read_as(type_: str) -> str:
+    """Lists are read as what they are, everything else as its text."""
+    return type_ if type_.endswith("]") and "(" not in type_ else "VARCHAR"
+
+
+def _quoted(name: str) -> str:
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'

@@ -110,7 +110,7 @@ def ls(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""List the executions, newest first; of those that failed, why.
+    """List the executions, newest first; of those that failed, why.
 
     Where a service runs its projector answers, up to date; otherwise the log is
     read, or with other flags than --status the read model in the data folder is
@@ -176,7 +176,7 @@ def usage(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Sum up what models were asked and what it cost, by day or otherwise.
+    """Sum up what models were asked and what it cost, by day or otherwise.
 
     Days are those of UTC. Where a service runs its projector answers.
 
@@ -229,7 +229,7 @@ def search(
     *,
     as_json: Json = False,
 ) -> None:
-    r"""Find a text in prompts, results and log lines, the newest first.
+    """Find a text in prompts, results and log lines, the newest first.
 
     Of prompts and results their first 4,000 characters are searched. Where a
     service runs its projector answers.
@@ -285,7 +285,7 @@ def sql(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Ask the read model by SQL (DuckDB's); nothing can be changed by it.
+    """Ask the read model by SQL (DuckDB's); nothing can be changed by it.
 
     Tables and views are described in docs/read-model.md. A file's name says its
     format, if --format does not. Where a service runs its projector answers.

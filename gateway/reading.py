@@ -116,9 +116,11 @@ def _history(place: Place, execution: str) -> tuple[Key, list[Recorded], list[Be
 
 def _moment(at: str | None) -> int | datetime | None:
     """A version or a time; raises InvalidInput for what is neither."""
-    if at is None or not at.isdecimal():
-        return None if at is None else moment_of(at, "--at")
-    return int(at) if len(at) < LONGEST else 0
+    if at is None:
+        return None
+    if at.removeprefix("-").isdecimal():
+        return int(at[:LONGEST])
+    return moment_of(at, "--at")
 
 
 def _version(at: int | datetime | None, history: Sequence[Recorded]) -> int:

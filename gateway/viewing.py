@@ -121,14 +121,13 @@ def _done(
             if done is not None:
                 return done
             await provision(log.wire, settings)
-            return await here(sources_of(log.wire, login_of(held, log)))
+            return await here(sources_of(log.wire, _login(held, log)))
 
     with hold(place, wait=BRIEFLY) as held:
         return uvloop.run(main(held))
 
 
-def login_of(held: Held, log: Log) -> Address:
-    """Who may talk to the server of a log, and where it is."""
+def _login(held: Held, log: Log) -> Address:
     if isinstance(held, Address):
         return held
     assert log.server is not None  # noqa: S101 - on a folder of our own

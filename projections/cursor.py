@@ -52,7 +52,7 @@ class Cursor:
         asked = check(sql)
         try:
             found = self._run(f"FROM (DESCRIBE {asked}\n)", ()).fetchall()
-        except duckdb.Error:  # what cannot be described: EXPLAIN, or what is wrong
+        except (duckdb.Error, InvalidInput):  # EXPLAIN, or what is wrong: say so
             return self.begin(asked)
         names, types = [row[0] for row in found], [row[1] for row in found]
         self.begin(faithful(asked, types))

@@ -11,6 +11,7 @@ import duckdb
 from events.errors import InvalidInput
 from projections.queries import Column
 from projections.sqlrows import LARGEST
+from projections.sqltext import in_python
 
 WHOLE = {"HUGEINT": "DECIMAL(38,0)", "UHUGEINT": "DECIMAL(38,0)", '"NULL"': "VARCHAR"}
 """Types that Parquet has not, and what loses nothing of them."""
@@ -41,8 +42,8 @@ def write(lines: Path, columns: Sequence[Column], target: Path) -> None:
 
 
 def _read_as(type_: str) -> str:
-    """Lists are read as what they are, everything else as its text."""
-    return type_ if type_.endswith("]") and "(" not in type_ else "VARCHAR"
+    """Lists that came as such are read as such, everything else as its text."""
+    return type_ if type_.endswith("]") and in_python(type_) else "VARCHAR"
 
 
 def _quoted(name: str) -> str:

@@ -76,12 +76,17 @@ def _called(sql: str) -> Iterator[str]:
             yield word.decode(errors="replace").strip('"').lower()
 
 
+def in_python(type_: str) -> bool:
+    """Whether Python has the values of a type as they are."""
+    return _FAITHFUL.fullmatch(type_) is not None
+
+
 def faithful(sql: str, types: list[str]) -> str:
     """The query with what Python cannot hold as text: nothing of it is lost."""
-    if all(_FAITHFUL.fullmatch(t) for t in types):
+    if all(map(in_python, types)):
         return sql
     columns = ", ".join(
-        f"#{n}" if _FAITHFUL.fullmatch(t) else f"CAST(#{n} AS VARCHAR)"
+        f"#{n}" if in_python(t) else f"CAST(#{n} AS VARCHAR)"
         for n, t in enumerate(types, 1)
     )
     return f"SELECT {columns} FROM (\n{sql}\n)"

@@ -63,6 +63,12 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
+class InHand(msgspec.Struct):
+    """What is being answered now."""
+
+    in_hand: int = 0
+
+
 class Counts(msgspec.Struct, kw_only=True):
     """What an endpoint has done; times in nanoseconds."""
 
@@ -74,6 +80,7 @@ class Counts(msgspec.Struct, kw_only=True):
     last_error: str = ""
     processing_time: int = 0
     average_processing_time: int = 0
+    data: InHand = msgspec.field(default_factory=InHand)
 
     def note(self, nanoseconds: int, error: WakeError | None) -> None:
         """Count one request."""
@@ -103,7 +110,6 @@ class MicroService:
             e.name: Counts(name=e.name, subject=e.subject) for e in endpoints
         }
         self._began = datetime.now(UTC)
-        self._in_hand = 0
         self.ready = asyncio.Event()
 
     async def serve(self) -> None:
@@ -139,7 +145,8 @@ class MicroService:
     async def _counted(self, endpoint: Endpoint, request: Request) -> None:
         began = time.perf_counter_ns()
         error = None
-        self._in_hand += 1
+        counts = self._counts[endpoint.name]
+        counts.data.in_hand += 1
         try:
             answer = await self._answered(endpoint, request)
             await self._send(request.reply, answer)
@@ -147,11 +154,11 @@ class MicroService:
             error = problem
             await self._complain(request.reply, problem)
         finally:
-            self._in_hand -= 1
-        self._counts[endpoint.name].note(time.perf_counter_ns() - began, error)
+            counts.data.in_hand -= 1
+        counts.note(time.perf_counter_ns() - began, error)
 
     async def _answered(self, endpoint: Endpoint, request: Request) -> bytes:
-        if self._in_hand > MOST:
+        if sum(one.data.in_hand for one in self._counts.values()) > MOST:
             raise Unavailable("too much is asked at once: ask again later")
         try:
             return await endpoint.answer(request)

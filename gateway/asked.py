@@ -157,7 +157,10 @@ def when(text: str | None, flag: str) -> datetime | None:
         return None
     if text[-1:] in {"s", "m", "h", "d"}:
         return utc_now() - timedelta(seconds=seconds_of(text, flag))
-    return moment_of(text, flag)
+    try:
+        return moment_of(text, flag)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error}; or how long ago: 90s, 30m, 2h, 7d") from error
 
 
 def grouped(by: str) -> tuple[str, ...]:

@@ -1,0 +1,337 @@
+"""``wake ls``, ``usage``, ``search`` and ``sql``: on a service, and where none runs."""
+
+import asyncio
+import json
+import re
+import shlex
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import serving
+from waking import Ended, start, wake
+
+from events.errors import InvalidInput
+from gateway import address
+from gateway.asked import Filters, grouped, when
+from gateway.composition import connect
+from gateway.shown import aligned
+from gateway.sqlformats import named
+from projections.queries import Column
+
+FOREVER = "SELECT count(*) FROM range(100_000_000) a, range(100_000) b"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """``wake up`` on a folder, with three executions that ended or wait."""
+    place = tmp_path_factory.mktemp("looking")
+    with serving.serving(place):
+        for user, prompt in (
+            ("ada", "script:\nsay The milk."),
+            ("bob", "script:\nsay Hi."),
+        ):
+            ended = wake(place, "run", prompt, "--user", user, "--workspace", ".")
+            assert ended.code == 0, ended.err
+        ended = wake(place, "start", "Wait for the build", "--await-event", "ci.done")
+        assert ended.code == 0, ended.err
+        yield place
+
+
+@pytest.fixture(scope="module")
+def unserved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder that nobody serves."""
+    place = tmp_path_factory.mktemp("unserved")
+    for user in ("ada", "bob"):
+        wake(place, "run", "script:\nsay The milk.", "--user", user, "--workspace", ".")
+    return place
+
+
+def rows(ended: Ended) -> list[dict[str, object]]:
+    """What was printed for programs."""
+    assert ended.code == 0, ended.err
+    return [json.loads(line) for line in ended.out.splitlines()]
+
+
+def test_what_was_just_started_is_listed(served: Path) -> None:
+    """At once, every time: the list has all up to the end of the log."""
+    for n in range(5):
+        ended = wake(served, "start", f"Number {n}", "--await-event", "never")
+        listed = rows(wake(served, "ls", "--json", "--limit", "1"))
+        assert listed[0]["id"] == ended.out.split()[0]
+        assert wake(served, "kill", str(listed[0]["id"])).code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "prompts"),
+    [
+        ("--user ada", ["script:\nsay The milk."]),
+        ("--user eve", []),
+        ("--status awaiting_event", ["Wait for the build"]),
+        ("--text milk", ["script:\nsay The milk."]),
+        (
+            "--status completed --sort updated_at --asc",
+            [
+                "script:\nsay The milk.",
+                "script:\nsay Hi.",
+            ],
+        ),
+        (
+            "--text say --since 1h --agent explorer",
+            [
+                "script:\nsay Hi.",
+                "script:\nsay The milk.",
+            ],
+        ),
+        ("--text say --until 1h", []),
+        ("--meta ticket=1", []),
+        (
+            "--status completed --updated-since 1h --model scripted --limit 1",
+            [
+                "script:\nsay Hi.",
+            ],
+        ),
+    ],
+)
+def test_filters(served: Path, flags: str, prompts: list[str]) -> None:
+    """Each is what it says."""
+    listed = rows(wake(served, "ls", "--json", *shlex.split(flags)))
+    assert [row["prompt"] for row in listed] == prompts
+
+
+def test_a_list_says_how_to_go_on(served: Path) -> None:
+    """With what it prints, the same command goes on where it ended."""
+    asked = ("ls", "--status", "completed", "--since", "1h", "--limit", "1")
+    first = wake(served, *asked)
+    *_, last = first.out.splitlines()
+    found = re.fullmatch(
+        r"there are more: the same with --since (\S+) --after (\S+)", last
+    )
+    assert found
+    since, after = found.groups()
+    second = wake(
+        *(served, "ls", "--status", "completed", "--since", since, "--after", after),
+        "--json",
+    )
+    assert [row["prompt"] for row in rows(second)] == ["script:\nsay The milk."]
+    assert second.err == ""
+    refused = wake(served, "ls", "--after", after)
+    assert refused.code == 2
+    assert "cursor is of another query" in refused.err
+
+
+def test_counts_and_the_like(served: Path) -> None:
+    """In place of a list; for people aligned, for programs an object each."""
+    counted = {
+        r["status"]: r["executions"]
+        for r in rows(wake(served, "ls", "--count", "--json"))
+    }
+    assert counted["completed"] == 2
+    assert wake(served, "ls", "--count").out.startswith("STATUS")
+    (active,) = rows(wake(served, "ls", "--active", "--json"))
+    assert (active["user"], active["awaiting"]) == ("local", 1)
+    assert wake(served, "ls", "--stuck").out == "nothing is stuck\n"
+    (waiting,) = rows(wake(served, "ls", "--awaiting", "ci.done", "--json"))
+    assert waiting["event_type"] == "ci.done"
+    assert len(rows(wake(served, "ls", "--awaiting", "all", "--json"))) == 1
+    assert wake(served, "ls", "--awaiting", "x").out == "nothing waits for that\n"
+
+
+def test_usage_and_search(served: Path) -> None:
+    """What was used, and where a text stands."""
+    used = rows(wake(served, "usage", "--by", "user,model", "--json"))
+    assert [row["user"] for row in used] == ["ada", "bob"]
+    assert wake(served, "usage").out.split()[:3] == ["DAY", "STEPS", "TOKENS"]
+    assert wake(served, "usage", "--until", "1d").out == "nothing was used\n"
+    found = rows(wake(served, "search", "THE MILK", "--json"))
+    assert {row["kind"] for row in found} == {"input", "output"}
+    only = rows(wake(served, "search", "milk", "--in", "output", "--json"))
+    assert [row["kind"] for row in only] == ["output"]
+    assert wake(served, "search", "no such text").out == "nothing has that text\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("ls --sort size", "there are: created_at"),
+        ("ls --meta ticket", "write it as KEY=VALUE"),
+        ("ls --since yesterday", "or how long ago: 90s"),
+        ("ls --since 2026-01-01T00:00", "has no zone"),
+        ("ls --count --stuck", "one thing at a time"),
+        ("ls --stuck --lane x", "--lane does not go with --stuck"),
+        ("ls --after nonsense", "this is no cursor"),
+        ("ls --limit 0", "greater than or equal to 1"),
+        ("ls --user ''", "length >= 1"),
+        ("usage --by hour", "there are: day, user, agent, model"),
+        ("search x --in steps", "Invalid enum value 'steps'"),
+        ("search ''", "length >= 1"),
+        ("sql ''", "length >= 1"),
+        ("sql 'SELECT 1' --limit 0", ">= 1"),
+        ("sql 'SELECT 1' --timeout 0", "> 0"),
+        ("sql 'SELECT 1' --timeout nan", "> 0"),
+        ("sql 'SELECT 1' --format xml", "there are: table, json, csv, parquet"),
+        ("sql 'SELECT 1' --format parquet", "name it with --output"),
+        ("sql 'SELECT 1' --json --format csv", "give one of them"),
+        ("sql 'DROP TABLE logs'", "nothing can be changed here"),
+        ("sql \"FROM read_text('/etc/passwd')\"", "disabled by configuration"),
+        ("sql 'SELECT 1; SELECT 2'", "one SELECT"),
+        (f"sql '{FOREVER}' --timeout 0.2", "stopped after 0.2 s"),
+        ("sql 'SELECT 1' --output no/such/dir.csv", "No such file or directory"),
+    ],
+)
+def test_what_is_refused(served: Path, arguments: str, said: str) -> None:
+    """In a line that says what to change; for programs it is one object."""
+    ended = wake(served, *shlex.split(arguments))
+    assert ended.code in {2, 5}
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_sql_in_every_form(served: Path, tmp_path: Path) -> None:
+    """The same rows as a table, as JSON, as CSV, and with their types as Parquet."""
+    sql = (
+        'SELECT "user", 1.50::DECIMAL(9,2) AS price, NULL AS nothing, \'\' AS "empty", '
+        "DATE '2026-01-02' AS day FROM executions WHERE status = 'completed' ORDER BY 1"
+    )
+    table = wake(served, "sql", sql).out.splitlines()
+    assert table[0].split() == ["user", "price", "nothing", "empty", "day"]
+    assert table[1].split() == ["ada", "1.50", "-", "2026-01-02"]
+    objects = rows(wake(served, "sql", sql, "--json"))
+    assert objects[1] == {
+        "user": "bob",
+        "price": "1.50",
+        "nothing": None,
+        "empty": "",
+        "day": "2026-01-02",
+    }
+    csv = wake(served, "sql", sql, "--format", "csv").out
+    assert csv.splitlines() == [
+        "user,price,nothing,empty,day",
+        'ada,1.50,,"",2026-01-02',
+        'bob,1.50,,"",2026-01-02',
+    ]
+    target = tmp_path / "rows.parquet"
+    assert wake(served, "sql", sql, "--output", str(target)).code == 0
+    found = duckdb.connect().execute("FROM read_parquet($f)", {"f": str(target)})
+    assert [str(d[1]) for d in found.description][1::3] == ["DECIMAL(9,2)", "DATE"]
+    assert len(found.fetchall()) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.parquet"]
+
+
+def test_sql_from_stdin_with_a_limit(served: Path) -> None:
+    """What is cut off is said on stderr."""
+    ended = wake(served, "sql", "-", "--json", "--limit", "2", stdin=b"FROM range(3)")
+    assert rows(ended) == [{"range": 0}, {"range": 1}]
+    assert "there are more than 2 rows" in ended.err
+
+
+def test_a_file_that_is_there_stays(served: Path, tmp_path: Path) -> None:
+    """Unless it is to be overwritten; a query that fails leaves nothing."""
+    target = tmp_path / "rows.csv"
+    target.write_text("mine")
+    flags = ("--output", str(target))
+    refused = wake(served, "sql", "SELECT 1 AS a", *flags)
+    assert (refused.code, target.read_text()) == (2, "mine")
+    assert "--force overwrites it" in refused.err
+    failed = wake(served, "sql", "SELECT error('no')", *flags, "--force")
+    assert (failed.code, target.read_text()) == (2, "mine")
+    assert wake(served, "sql", "SELECT 1 AS a", *flags, "--force").code == 0
+    assert target.read_bytes() == b"a\r\n1\r\n"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_ctrl_c_stops_the_query(served: Path) -> None:
+    """Not only the waiting: the service works on it no more."""
+    before = _unheard(served)
+    process = start(served, "sql", FOREVER, "--timeout", "600")
+    while _busy(served) == 0:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    while _unheard(served) == before:
+        pass
+    assert _busy(served) == 0
+
+
+def _stats(place: Path) -> dict[str, object]:
+    async def asked() -> bytes:
+        login = address.read(place / ".wake")
+        assert login is not None
+        wire = await connect(login)
+        try:
+            return (await wire.request("$SRV.STATS.queries")).data
+        finally:
+            await wire.close()
+
+    told = json.loads(asyncio.run(asked()))
+    return next(e for e in told["endpoints"] if e["name"] == "sql")
+
+
+def _unheard(place: Path) -> object:
+    return _stats(place)["num_errors"]
+
+
+def _busy(place: Path) -> int:
+    data: Any = _stats(place)["data"]
+    return int(data["in_hand"])
+
+
+def test_where_nothing_serves(unserved: Path) -> None:
+    """The read model in the folder is brought up to date, and asked here."""
+    assert len(rows(wake(unserved, "ls", "--json"))) == 2
+    assert not (unserved / ".wake" / "readmodel.duckdb").exists(), "the log answered"
+    assert [
+        r["user"] for r in rows(wake(unserved, "ls", "--user", "ada", "--json"))
+    ] == ["ada"]
+    wake(unserved, "run", "script:\nsay More.", "--user", "eve", "--workspace", ".")
+    counted = wake(unserved, "sql", "SELECT count(*) AS n FROM executions", "--json")
+    assert rows(counted) == [{"n": 3}]
+    assert len(rows(wake(unserved, "search", "milk", "--json"))) == 4
+    refused = wake(unserved, "sql", "DROP TABLE logs")
+    assert (refused.code, refused.err) == (
+        2,
+        "wake: a query is one SELECT; nothing can be changed here\n",
+    )
+
+
+def test_where_nothing_ran(tmp_path: Path) -> None:
+    """It is said, and nothing is made."""
+    assert wake(tmp_path, "sql", "SELECT 1").code == 2
+    assert wake(tmp_path, "usage").code == 2
+    assert "start with wake run" in wake(tmp_path, "ls", "--user", "ada").out
+    assert list(tmp_path.iterdir()) == []
+
+
+# ── without a process ────────────────────────────────────────────────────────
+
+
+def test_only_what_is_typed_is_asked() -> None:
+    """No flag, no condition."""
+    assert Filters().plain
+    assert Filters(status=("failed",)).plain
+    assert not Filters(after="x").plain
+    with pytest.raises(InvalidInput, match="there are"):
+        grouped("day,hour")
+    assert grouped("") == ()
+    assert when(None, "--since") is None
+
+
+def test_columns_have_different_names() -> None:
+    """As DuckDB would name them."""
+    columns = [Column(name=n, type="INTEGER") for n in ("a", "a", "a_1", "a", "")]
+    names = [column.name for column in named(columns)]
+    assert names[0] == "a"
+    assert len(set(names)) == 5
+
+
+def test_columns_stand_under_each_other() -> None:
+    """Numbers to the right; nothing that a value has acts on a terminal."""
+    lines = list(aligned([("ID", "N"), ("a\x1b[2J", "1,000"), ("bcd", "7")], None))
+    assert "\x1b" not in "".join(lines)
+    assert lines[1].endswith("1,000")
+    assert lines[2].endswith("    7")
+    assert all(len(line) <= 6 for line in aligned([("ID", "N"), ("abcdef", "1")], 6))

@@ -76,11 +76,8 @@ def _question(request: q.Request, select: Select) -> Question:
         values = values_of(request, select.ordering)
         if values is not None:
             condition, bound = select.ordering.beyond(values)
-    sql = f"""\
-SELECT * FROM ({select.sql}) WHERE {condition}
-ORDER BY {select.ordering.sql} LIMIT $most"""
     return Question(
-        sql=sql,
+        sql=select.page(condition),
         values={**select.values, **bound, "most": limit + 1},
         limit=limit,
         seconds=HEAVY if select.heavy else QUICK,

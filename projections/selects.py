@@ -19,6 +19,9 @@ from projections.views import OWN_STEPS
 SHOWN = "CASE WHEN problem IS NULL THEN status ELSE 'corrupt' END"
 """The status of an execution, unless what came after it cannot be read."""
 
+ASCII = 0x7F
+"""What is beyond it means nothing in a regular expression."""
+
 AROUND = 80
 """Characters before what was found; three times as many are shown in all."""
 
@@ -37,7 +40,9 @@ class Select(NamedTuple):
     """A query: rows of ``sql`` in an order, the keys among its columns.
 
     The names of the columns are the fields of ``item``; those of the keys that are
-    none are left out of it. ``heavy`` is what may take long.
+    none are left out of it. ``heavy`` is what may take long. With ``more`` there
+    are rows of several queries; with ``wide`` the columns come from that, which is
+    asked about ``chosen``: only for the rows of the page.
     """
 
     sql: str
@@ -45,6 +50,27 @@ class Select(NamedTuple):
     ordering: Ordering
     item: type[msgspec.Struct]
     heavy: bool = False
+    more: tuple[str, ...] = ()
+    wide: str = ""
+
+    def page(self, condition: str) -> str:
+        """The SQL for a page of rows that fulfil a condition, of ``$most`` rows.
+
+        Each table is asked for so many by itself: of a view over both, DuckDB
+        sorts all that there is (215 ms for a million executions, not 12).
+        """
+        order = f"ORDER BY {self.ordering.sql} LIMIT $most"
+        parts = [
+            f"(SELECT * FROM ({sql}) WHERE {condition} {order})"
+            for sql in (self.sql, *self.more)
+        ]
+        narrow = f"SELECT * FROM ({' UNION ALL '.join(parts)}) {order}"
+        if not self.wide:
+            return narrow
+        return (
+            f"WITH chosen AS MATERIALIZED ({narrow}) {self.wide} "
+            f"ORDER BY {self.ordering.sql}"
+        )
 
 
 class Conditions:
@@ -100,7 +126,8 @@ def executions(request: q.ListRequest) -> Select:
     where.add("error = $error", error=request.error)
     where.within("created_at", "created", request.created_from, request.created_to)
     where.within("updated_at", "updated", request.updated_from, request.updated_to)
-    where.add(_anywhere("input", "output", "error_message"), text=request.text)
+    columns = ("input", "output", "error_message")
+    where.add(_anywhere(*columns), pattern=request.text and _pattern(request.text))
     for number, (key, value) in enumerate(request.metadata.items()):
         path, wanted = f"path_{number}", f"value_{number}"
         where.add(
@@ -110,14 +137,32 @@ def executions(request: q.ListRequest) -> Select:
     column, kind = _SORTED_BY[request.sort]
     descending = request.order == "desc"
     keys = (Key("sorted", kind, descending), Key("eid", int, descending))
-    sql = f"SELECT {column} AS sorted, eid, {_LISTED} FROM executions WHERE {where.sql}"
-    return Select(sql, where.values, Ordering(keys), q.Execution)
+    narrow = f"SELECT {column} AS sorted, eid FROM"
+    return Select(
+        f"{narrow} executions_hot WHERE {where.sql}",
+        where.values,
+        Ordering(keys),
+        q.Execution,
+        heavy=request.text is not None,
+        more=(f"{narrow} executions_done WHERE {where.sql}",),
+        wide=f"SELECT sorted, eid, {_LISTED} FROM executions JOIN chosen USING (eid)",
+    )
 
 
 def _anywhere(*columns: str) -> str:
     """The condition that a text stands in one of some columns, in any case."""
-    found = (f"contains(lower({column}), lower($text))" for column in columns)
+    found = (f"regexp_matches({column}, $pattern, 'i')" for column in columns)
     return f"({' OR '.join(found)})"
+
+
+def _pattern(text: str) -> str:
+    """A regular expression for a text and nothing else; the fastest there is.
+
+    ILIKE with an escape takes twice as long, and so does lower().
+    """
+    return "".join(
+        c if c.isalnum() or ord(c) > ASCII else f"\\x{ord(c):02x}" for c in text
+    )
 
 
 def _pointer(key: str) -> str:
@@ -238,7 +283,7 @@ def search(request: q.SearchRequest) -> Select:
 
 def _texts(kind: str, at: str, request: q.SearchRequest) -> tuple[str, dict[str, Any]]:
     where = Conditions()
-    where.add(_anywhere(kind), text=request.text)
+    where.add(_anywhere(kind), pattern=_pattern(request.text))
     where.add('"user" = $user', user=request.user)
     where.within(at, "found", request.from_, request.to)
     sql = f"""\
@@ -250,7 +295,7 @@ FROM executions WHERE {where.sql}"""
 
 def _lines(request: q.SearchRequest) -> tuple[str, dict[str, Any]]:
     where = Conditions()
-    where.add(_anywhere("message"), text=request.text)
+    where.add(_anywhere("message"), pattern=_pattern(request.text))
     where.add('"user" = $user', user=request.user)
     if request.level is not None:
         levels = list(LEVELS[LEVELS.index(request.level) :])

@@ -2,13 +2,17 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import msgspec
 import pytest
 
+from projections.queries import CancelRequest, SqlRequest
 from projections.row import columns
 from projections.rows import ROWS
 from projections.schema import statements
+from projections.selects import SELECTS
 from projections.views import VIEWS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "read-model.md").read_text("utf-8")
@@ -58,3 +62,17 @@ def test_the_picture_has_every_table() -> None:
     picture = TEXT.split("<!-- picture -->")[1].split("<!-- end -->")[0]
     for kind in ROWS:
         assert kind.table in picture
+
+
+def test_every_query_is_described() -> None:
+    """Its subject, and each of its fields as they are on the wire."""
+    table = TEXT.split("<!-- queries -->")[1].split("<!-- end -->")[0]
+    rows = [line.strip("|").split("|") for line in table.strip().splitlines()[2:]]
+    said = {row[0].strip(" `"): set(re.findall(r"`(\w+)`", row[2])) for row in rows}
+    kinds: list[Any] = [*SELECTS, SqlRequest, CancelRequest]
+    fields = {
+        kind.subject: {field.encode_name for field in msgspec.structs.fields(kind)}
+        for kind in kinds
+    }
+    common = {"min_position", "wait"}
+    assert said == {subject: names - common for subject, names in fields.items()}

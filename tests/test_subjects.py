@@ -15,6 +15,7 @@ from events import answers as answers_
 from events import errors
 from events.catalog import AnyEvent, AskKind, Created
 from events.commit import Commit, unseal
+from events.deltas import decode_delta, encode_delta
 from events.execution import Execution
 from events.inbox import MemoryInbox
 from events.memory import MemoryJournal
@@ -121,6 +122,14 @@ def test_a_commit_of_the_page_is_one(example: Example) -> None:
     assert route in ROUTES
     assert isinstance(commit, Commit)
     assert msgspec.json.decode(msgspec.json.encode(commit)) == example.value
+
+
+def test_a_delta_of_the_page_is_one() -> None:
+    """It decodes, and has every field."""
+    [example] = documented.examples("delta")
+    key, delta = decode_delta(example.subject, example.body)
+    assert key == Key("alice", "report-4")
+    assert msgspec.json.decode(encode_delta(delta)) == example.value
 
 
 def test_the_table_of_codes_is_complete() -> None:

@@ -44,6 +44,7 @@ bench: .venv/.ready ## every benchmark, next to its floor
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.sharing
 	$(BIN)/python -m benchmarks.projector
+	$(BIN)/python -m benchmarks.feed
 	$(BIN)/python -m benchmarks.wake
 	$(BIN)/python -m benchmarks.cleanup
 

@@ -115,6 +115,11 @@ _KIND: dict[type[Payload], Kind] = {
 }
 
 
+def payload_of(kind: Kind) -> type[Payload]:
+    """What a message of a kind carries."""
+    return next(payload for payload, one in _KIND.items() if one == kind)
+
+
 class _Notice(msgspec.Struct, frozen=True):
     """What a message is but its cursor, which comes first."""
 

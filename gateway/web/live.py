@@ -6,8 +6,8 @@ their subscriptions here, so that neither can show anybody what is not theirs.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -49,7 +49,7 @@ class Live:
     ) -> None:
         self.feed, self.guard = feed, guard
         self._per_user = per_user
-        self._watchers: dict[Watcher, None] = {}
+        self._watchers: dict[Watcher, str] = {}
         self._counts: Counter[str] = Counter()
 
     @property
@@ -75,9 +75,8 @@ class Live:
         for watcher in tuple(self._watchers):
             watcher.end(GOING, "the gateway ends: come back with your last cursor")
 
-    @contextmanager
-    def admitted(self, watcher: Watcher, user: str) -> Iterator[None]:
-        """Let a connection watch; raises LimitReached."""
+    def admit(self, watcher: Watcher, user: str) -> None:
+        """Let a connection watch until ``dismiss``; raises LimitReached."""
         if self._counts[user] >= self._per_user:
             raise LimitReached(
                 f"{self._per_user} connections watch for this user already: close "
@@ -85,11 +84,12 @@ class Live:
                 limit="connections",
             )
         self._counts[user] += 1
-        self._watchers[watcher] = None
-        try:
-            yield
-        finally:
-            del self._watchers[watcher]
+        self._watchers[watcher] = user
+
+    def dismiss(self, watcher: Watcher) -> None:
+        """Watch no more; asking twice, or for one that never did, is fine."""
+        user = self._watchers.pop(watcher, None)
+        if user is not None:
             self._counts[user] -= 1
             if not self._counts[user]:
                 del self._counts[user]

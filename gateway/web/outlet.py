@@ -7,6 +7,7 @@ client is let go: it comes back with its last cursor, and misses nothing.
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
@@ -46,8 +47,16 @@ def bounded(request: web.Request) -> asyncio.Transport:
     return transport
 
 
+@lru_cache(maxsize=64)
+def wanted(kinds: tuple[Kind, ...]) -> frozenset[Kind]:
+    """The kinds as a set; one for all who want the same."""
+    return frozenset(kinds)
+
+
 class Outlet:
     """Subscribes on behalf of a client; ``too_slow`` is called once it must go."""
+
+    __slots__ = ("_shape", "_too_slow", "_transport", "_writer", "kinds")
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ from gateway.web.asked import (
 from gateway.web.frames import websocket
 from gateway.web.identity import Identity
 from gateway.web.live import Live, everything, missing, one, standing_of, user_of
-from gateway.web.outlet import PATIENCE, SLOW, Outlet, TooSlow, bounded
+from gateway.web.outlet import PATIENCE, SLOW, Outlet, TooSlow, bounded, wanted
 from gateway.web.problems import BadRequest, Forbidden, TooManyRequests, Unauthorized
 from projections.feedcursor import Cursor
 from projections.ring import Topic
@@ -133,8 +133,8 @@ class Session:
             async with self._deadline:
                 who = who or await self._introduced(token)
                 self._until(who)
-                with self._live.admitted(self, who.user):
-                    await self._converse(who)
+                self._live.admit(self, who.user)
+                await self._converse(who)
         except TimeoutError:
             if not self._deadline.expired():
                 raise
@@ -145,6 +145,7 @@ class Session:
         except TooSlow:
             self._why = SLOW_CLIENT, SLOW
         finally:
+            self._live.dismiss(self)
             for topic, outlet in self._watched.items():
                 self._live.feed.hub.detach(topic, outlet)
         await self._close()
@@ -243,7 +244,7 @@ class Session:
         outlet = Outlet(
             self._transport,
             self._writer,
-            frozenset(order.kinds),
+            wanted(order.kinds),
             websocket,
             lambda: self.end(SLOW_CLIENT, SLOW),
         )

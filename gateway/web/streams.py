@@ -73,10 +73,13 @@ async def stream_handler(live: Live, request: web.Request) -> web.StreamResponse
         return web.Response(status=204)
     response = web.StreamResponse(headers=HEADERS)
     stream = Stream(live, request, response, query.kinds)
-    with live.admitted(stream, me.user):
+    live.admit(stream, me.user)
+    try:
         writer = await response.prepare(request)
         assert writer is not None  # noqa: S101 - it was not prepared before
         await stream.serve(me, key, after, (cursor, state), writer)
+    finally:
+        live.dismiss(stream)
     return response
 
 

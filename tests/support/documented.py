@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 TEXT = (Path(__file__).parents[2] / "docs/subjects.md").read_text()
 
 _JSON = re.compile(
-    r"<!-- (sent|heard|stored|triggered|woken): (\S+)((?: \S+=\S+)*) -->\n"
+    r"<!-- (sent|heard|stored|triggered|woken|delta): (\S+)((?: \S+=\S+)*) -->\n"
     r"```json\n(.*?)```",
     re.DOTALL,
 )

@@ -73,7 +73,8 @@ async def service(
     )
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     try:
-        yield msgspec.json.decode(await process.stdout.readline())
+        told = msgspec.json.decode(await process.stdout.readline())
+        yield {**told, "pid": process.pid}
     finally:
         process.terminate()
         await process.wait()
@@ -130,6 +131,12 @@ def _request(tokens: Tokens, number: int) -> bytes:
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def used(pid: int) -> float:
+    """Seconds of CPU time that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # ── measuring ────────────────────────────────────────────────────────────────
@@ -212,16 +219,17 @@ async def measure(server: EmbeddedServer, *, quick: bool) -> list[Figure]:
         floor = await alone(bare(desk), count)
         single = await alone(callers.ask, count)
         steady = await paced(callers.ask, seconds)
-        most, least = (
-            await rate(callers.ask, count * 4),
-            await rate(bare(desk), count * 4),
-        )
+        before = used(told["pid"])
+        most = await rate(callers.ask, count * 4)
+        work = (used(told["pid"]) - before) / (count * 4) * 1_000
+        least = await rate(bare(desk), count * 4)
     return [
         Figure("start p50 (ms)", p50(single), "ms", p50(floor)),
         Figure("start p99 (ms)", p99(single), "ms", p99(floor)),
         Figure(f"start p50 at {RATE}/s (ms)", p50(steady), "ms"),
         Figure(f"start p99 at {RATE}/s (ms)", p99(steady), "ms"),
         Figure("starts/s", most, "starts/s", least),
+        Figure("gateway CPU per start (ms)", work, "ms"),
     ]
 
 

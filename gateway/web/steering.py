@@ -34,11 +34,11 @@ async def start(call: Call) -> Result:
     body = start_body(asked)
     if key:
         body["idempotency_key"] = key
-    command = command_id(call, "start", key)
     execution = _execution(call.who.user, asked, key) if key else new_id(utc_now())
     sent = Key(call.who.user, r.NEW if key else execution)
     try:
-        result = await _ask(call, sent, "start", body, command, execution)
+        # Each has an id of its own, or an answer to one could pass for another's.
+        result = await _ask(call, sent, "start", body, None, execution)
     except NotFound as error:  # of the agent type, or what else the body names
         raise InvalidInput(str(error)) from error
     status = 201 if result.status == 200 else result.status  # noqa: PLR2004 - HTTP's

@@ -41,12 +41,17 @@ class KeyFile:
         self._mark, self._keys = self._read()
         self._looked = clock()
 
-    def key(self, kid: object) -> jwt.PyJWK | None:
-        """The key of this id, if there is one."""
+    @property
+    def current(self) -> Mapping[str, jwt.PyJWK]:
+        """The keys by their ids; another object once they are others."""
         if self._clock() - self._looked >= LOOK:
             self._looked = self._clock()
             self._renew()
-        return self._keys.get(kid) if isinstance(kid, str) else None
+        return self._keys
+
+    def key(self, kid: object) -> jwt.PyJWK | None:
+        """The key of this id, if there is one."""
+        return self.current.get(kid) if isinstance(kid, str) else None
 
     def _renew(self) -> None:
         try:

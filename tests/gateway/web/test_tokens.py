@@ -114,7 +114,7 @@ def test_a_clock_may_be_a_little_wrong() -> None:
 def test_a_token_for_ever_is_no_error() -> None:
     """Its end is what a time can be at most."""
     found = tokens().authenticate(signed(claims(exp=10**15)))
-    assert found.expires.year == 9999
+    assert found.expires.year == 9998
 
 
 @pytest.mark.parametrize(
@@ -312,6 +312,36 @@ def test_a_rotation_that_goes_wrong_locks_nobody_out(
         clock.now += LOOK
         assert ours.authenticate(by_key("rsa", "one")).user == "ada"
     assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 2
+
+
+def test_what_was_verified_once_still_ends(tmp_path: Path) -> None:
+    """A token that is known is refused after its end, and when its key is gone."""
+    now = datetime.now(UTC)
+    ours = Tokens(SECRET, audience="wakestream", clock=lambda: now)
+    short = signed(claims(exp=now + timedelta(seconds=1)))
+    assert ours.authenticate(short) is ours.authenticate(short)
+    now += timedelta(seconds=32)
+    assert ours._remembered(hashlib.sha256(short.encode()).digest()) is None
+    clock, path = Clock(), written(tmp_path / "k", jwk("one", "ec"))
+    by_file = tokens(keys=KeyFile(path, clock=clock))
+    token = by_key("ec", "one")
+    assert by_file.authenticate(token) is by_file.authenticate(token)
+    written(tmp_path / "new", jwk("two", "ed")).replace(path)
+    clock.now += LOOK
+    with pytest.raises(Unauthorized):
+        by_file.authenticate(token)
+
+
+def test_what_is_remembered_of_tokens_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The oldest are forgotten, and verified anew."""
+    monkeypatch.setattr("gateway.web.tokens.REMEMBERED", 3)
+    ours = tokens()
+    several = [signed(claims(sub=f"u{n}")) for n in range(10)]
+    assert [ours.authenticate(t).user for t in several] == [f"u{n}" for n in range(10)]
+    assert len(ours._good) == 3
+    assert ours.authenticate(several[0]).user == "u0"
 
 
 WEAK = jwt.algorithms.RSAAlgorithm.to_jwk(

@@ -5,9 +5,10 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain, count
+from itertools import chain, count, islice
 from pathlib import Path
 from random import Random
 
@@ -16,9 +17,10 @@ from form import by_form
 from lifelike import interleaved
 from logs import JetStreamLog
 from nats_server import NatsServer
-from readmodels import verified
+from readmodels import PATIENCE, projecting, verified
 
 from events.bulk import Login
+from events.errors import Unavailable
 from events.logbook import Line, encode_line
 from events.logstream import JetStreamLogbook
 from events.names import Key, log_subject, split_subject
@@ -179,6 +181,42 @@ async def test_killed_at_any_moment(
     assert found.differences == []
     assert found.compared >= found.seen
     assert len(found.positions) >= found.seen, "it came on between the kills"
+
+
+async def test_the_server_is_killed_under_it(
+    own_server: NatsServer, wire: Wire, tmp_path: Path
+) -> None:
+    """What was acknowledged is there when it comes back, and so are its rows.
+
+    Nothing is folded twice, and the model is not taken for another log's.
+    """
+    file, login = tmp_path / "model.duckdb", Login(own_server.url)
+    sources = Sources(*all_streams(wire, login))
+    commits, position = endless(), 0
+    async with projecting(file, sources) as projector:
+        before = file.stat().st_ino
+        for _ in range(3):
+            for subject, body in islice(commits, PIECE):
+                ack = await wire.client.jetstream().publish(subject, body)
+                position = ack.seq
+            own_server.kill()
+            own_server.start()
+            await until_there(sources)
+            assert (await sources.events.extent()).last == position
+        await projector.reached(position, seconds=PATIENCE)
+    async with projecting(file, sources):
+        assert file.stat().st_ino == before, "it was gone on with"
+    report = await verified(file, sources)
+    assert (report.differences, report.position) == ([], position)
+
+
+async def until_there(sources: Sources) -> None:
+    """Wait until the server answers."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with suppress(Unavailable):
+                await sources.extents()
+                return
 
 
 def endless() -> Iterator[Commit]:

@@ -27,6 +27,7 @@ from projections.rebuild import rebuild as build
 from projections.sole import owned
 from projections.store import Store
 from projections.verify import verify
+from services.process import tune_collector
 
 Result = dict[str, Any]
 
@@ -120,6 +121,7 @@ def _done(
             done = await order(log.wire, kind) if log.server is None else None
             if done is not None:
                 return done
+            tune_collector()
             await provision(log.wire, settings)
             return await here(sources_of(log.wire, _login(held, log)))
 

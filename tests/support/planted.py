@@ -11,12 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from events import quota
 from events.commit import Recorded, seal
 from events.errors import Conflict, Stale
 from events.execution import Execution
 from events.inbox import Order
 from events.journal import Journal, Work
 from events.messages import Reply
+from events.register import MemoryRegister
 from events.running import Running
 from events.state import Call
 from services.agents.loop import Drive
@@ -162,6 +164,25 @@ def signals_rewind(patch: Patch) -> None:
     patch.setattr(Drive, "_reload", careless)
 
 
+def starts_are_counted_each_time(patch: Patch) -> None:
+    """One that comes again after a crash counts as another."""
+    patch.setattr(quota, "_known", lambda _quota, _claim: False)
+
+
+def quotas_are_overwritten(patch: Patch) -> None:
+    """Whoever writes last wins."""
+    write = MemoryRegister.write
+
+    async def careless(
+        self: MemoryRegister, key: str, value: bytes, *, after: int
+    ) -> int:
+        del after
+        last = (await self.read(key)).revision
+        return await write(self, key, value, after=last)
+
+    patch.setattr(MemoryRegister, "write", careless)
+
+
 PLANTED: dict[Callable[[Patch], None], str] = {
     work_is_acknowledged_first: "nobody holds it",
     old_decisions_are_rebased: "not lawful",
@@ -174,4 +195,6 @@ PLANTED: dict[Callable[[Patch], None], str] = {
     commands_are_settled_first: "was never answered",
     stale_reads_decide: "was judged by version",
     signals_rewind: "again",
+    starts_are_counted_each_time: "is counted",
+    quotas_are_overwritten: "admitted or created, not both",
 }

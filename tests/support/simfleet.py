@@ -164,7 +164,13 @@ class Fleet:
         process = _me()
         inbox = DeskLine(self._world.desk, self._net(), self._answered)
         handler = self._handler(process.name)
-        lifecycle = Lifecycle(handler, inbox, self._resolve, Allowed([]))
+        lifecycle = Lifecycle(
+            handler,
+            inbox,
+            self._resolve,
+            Allowed([]),
+            admission=self._world.counters.admission(handler, self._world),
+        )
         self._stops[process] = lifecycle.stop
         await lifecycle.run()
 

@@ -23,6 +23,7 @@ from simloop import Process, SimLoop, Stuck
 from simnet import Weather
 from simpeople import LATEST, Person
 from simplans import Plan, draw
+from simquota import Counters
 
 from events.commit import Recorded
 from events.memory import MemoryJournal
@@ -94,6 +95,7 @@ class World:
         self.chance = random.Random(seed)  # noqa: S311 - to be repeated, not secret
         self.loop = SimLoop(self.chance)
         self.log, self.desk = Told(self), Desk()
+        self.counters = Counters(seed)
         self.calm, self.weather = False, Weather()
         self.findings: list[str] = []
         self.story: list[str] = []
@@ -141,6 +143,7 @@ class World:
             *auditor.check_acts(log, self.acts),
             *auditor.check_answers(log, self.sent, self.answers),
             *auditor.check_ended(log, parked),
+            *self.counters.findings(self),
         ]
         return Found(
             seed=self.seed,

@@ -9,6 +9,7 @@ from pathlib import Path
 import form
 import pytest
 from bells import Bell, JetStreamBell, MemoryBell
+from hypothesis import HealthCheck, settings
 from logs import JetStreamLog, Log, MemoryLog
 from nats_server import NatsServer
 from registers import Buckets, JetStreamBuckets, MemoryBuckets
@@ -42,6 +43,10 @@ def pytest_runtest_makereport() -> Generator[
 def pytest_configure(config: pytest.Config) -> None:
     """Tell the tests their form before any of them is imported."""
     form.choose(config)
+    settings.register_profile(
+        "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("busy")  # how fast an example was says nothing of ours
 
 
 @pytest.fixture(scope="session")

@@ -76,6 +76,5 @@ TestFold = FoldMachine.TestCase
 TestFold.settings = settings(
     max_examples=80,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],  # the machine may be busy
 )

@@ -481,7 +481,7 @@ messages_of_any_kind = st.one_of(
 
 
 @given(messages=st.lists(messages_of_any_kind, max_size=12).map(tuple))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 async def test_any_conversation_has_an_answer(messages: tuple[Any, ...]) -> None:
     """Whatever was said before, there is a reply, the same each time."""
     request = Request(system="", messages=messages, tools=schemas(toolbox()))

@@ -157,7 +157,6 @@ def valid(schema: dict[str, Any], value: Any) -> bool:
 )
 @settings(
     max_examples=EXAMPLES,
-    deadline=None,
     phases=(Phase.generate,),
     suppress_health_check=list(HealthCheck),
 )

@@ -21,7 +21,7 @@ from events.deltas import (
 )
 from events.errors import InvalidInput, OutcomeUnknown, TooLarge, Unavailable
 from events.names import DELTAS, DELTAS_ALL, Key, delta_subject
-from events.provisioning import provision
+from events.provisioning import NO_STREAM, provision
 from events.pull import reading
 from events.wire import ANSWER, ApiError, Wire
 
@@ -103,6 +103,8 @@ class NatsDeltas(Deltas):
                     for message in run:
                         _pass_on(message, heard)
         except (TimeoutError, OutcomeUnknown, ApiError) as error:
+            if isinstance(error, ApiError) and error.number == NO_STREAM:
+                return
             raise Unavailable(f"deltas cannot be read now: {error}") from error
 
     async def keep(self) -> Never:

@@ -58,7 +58,7 @@ class Hub:
         self.cursor = BEGINNING
         self.ring = ring or Ring()
         self.sayings = Sayings()
-        self._subscribers: dict[Topic, dict[Subscriber, None]] = {}
+        self._subscribers: dict[Topic, tuple[Subscriber, ...]] = {}
         self._grown = asyncio.Event()
 
     def begin(self, cursor: Cursor) -> None:
@@ -115,10 +115,10 @@ class Hub:
         return key in subscribers or key.user in subscribers
 
     def _deliver(self, notice: Notice) -> None:
-        """Give it to all who want it; a copy, since who is too slow leaves."""
+        """Give it to all who want it; some may leave meanwhile, being too slow."""
         frame, kind = Frame(notice, self.cursor), notice.kind
         for topic in (notice.key, notice.key.user):
-            for subscriber in tuple(self._subscribers.get(topic, ())):
+            for subscriber in self._subscribers.get(topic, ()):
                 if kind in subscriber.kinds:
                     subscriber.put(frame)
 
@@ -126,7 +126,7 @@ class Hub:
 
     def attach(self, topic: Topic, subscriber: Subscriber) -> None:
         """Give it whatever comes from now on, and what a model is in the middle of."""
-        self._subscribers.setdefault(topic, {})[subscriber] = None
+        self._subscribers[topic] = (*self._subscribers.get(topic, ()), subscriber)
         if isinstance(topic, Key) and "delta" in subscriber.kinds:
             said = self.sayings.so_far(topic)
             if said is not None:
@@ -134,12 +134,11 @@ class Hub:
 
     def detach(self, topic: Topic, subscriber: Subscriber) -> None:
         """Give it nothing more; asking twice is fine."""
-        subscribers = self._subscribers.get(topic)
-        if subscribers is None:
-            return
-        subscribers.pop(subscriber, None)
-        if not subscribers:
-            del self._subscribers[topic]
+        left = [s for s in self._subscribers.get(topic, ()) if s is not subscriber]
+        if left:
+            self._subscribers[topic] = tuple(left)
+        else:
+            self._subscribers.pop(topic, None)
 
     async def grown(self) -> None:
         """Wait until the feed has gone on."""

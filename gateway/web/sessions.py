@@ -113,6 +113,18 @@ def _token(request: web.Request) -> str | None:
 class Session:
     """One websocket and what it watches."""
 
+    __slots__ = (
+        "_deadline",
+        "_live",
+        "_refusals",
+        "_remote",
+        "_transport",
+        "_watched",
+        "_why",
+        "_writer",
+        "_ws",
+    )
+
     def __init__(
         self,
         live: Live,
@@ -156,6 +168,9 @@ class Session:
             self._deadline.reschedule(asyncio.get_running_loop().time())
             if self._why[0] != code:
                 self._why = code, reason
+
+    def _too_slow(self) -> None:
+        self.end(SLOW_CLIENT, SLOW)
 
     def _until(self, who: Identity) -> None:
         """Let it last as long as the token."""
@@ -246,7 +261,7 @@ class Session:
             self._writer,
             wanted(order.kinds),
             websocket,
-            lambda: self.end(SLOW_CLIENT, SLOW),
+            self._too_slow,
         )
         subscribed = Subscribed(
             id=order.id,

@@ -86,8 +86,8 @@ async def stream_handler(live: Live, request: web.Request) -> web.StreamResponse
 class Following(Outlet):
     """An outlet that notes the status, also where it is not wanted."""
 
-    status: Status = "pending"
-    wanted: frozenset[Kind] = frozenset()
+    status: Status
+    wanted: frozenset[Kind]
     stirred: asyncio.Event
 
     def put(self, frame: Frame) -> None:

@@ -72,6 +72,7 @@ class Instruments:
             ).labels
         )
         self.held = level("executions_held", "Executions that are worked on now.")
+        self.watching = level("feed_clients", "Connections that watch the live feed.")
         self.attempts = cache(
             counted(
                 "attempts",

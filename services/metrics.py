@@ -67,6 +67,13 @@ def held(change: int) -> None:
         on.held.inc(change)
 
 
+def watched(change: int) -> None:
+    """Say that so many more connections watch the live feed."""
+    on = _On.instruments
+    if on is not None:
+        on.watching.inc(change)
+
+
 def attempted(status: str) -> None:
     """Count an attempt by the status it left its execution in."""
     on = _On.instruments

@@ -22,6 +22,7 @@ from projections.livefeed import LiveFeed
 from projections.notices import of_standing
 from projections.ring import Topic
 from projections.standing import of_state
+from services import metrics
 
 PER_USER: Final = 100
 """Connections that one user may watch with: a tab each, and some programs."""
@@ -85,11 +86,13 @@ class Live:
             )
         self._counts[user] += 1
         self._watchers[watcher] = user
+        metrics.watched(1)
 
     def dismiss(self, watcher: Watcher) -> None:
         """Watch no more; asking twice, or for one that never did, is fine."""
         user = self._watchers.pop(watcher, None)
         if user is not None:
+            metrics.watched(-1)
             self._counts[user] -= 1
             if not self._counts[user]:
                 del self._counts[user]

@@ -57,16 +57,17 @@ async def test_what_was_started_is_watched(tmp_path: Path) -> None:
     with serving(tmp_path, "--port", "0") as told:
         port = told["http"].rpartition(":")[2]
         say = 'echo "$AUTH"'
-        script = "\n".join((begin, start, watch, say)).replace(PORT, port)
+        script = f"{begin}\n{start}\n{watch}\n{say}".replace(PORT, port)
         printed = await asyncio.to_thread(shell, tmp_path, script)
         events = re.findall(r"^event: (.*)$", printed, re.MULTILINE)
-        assert {"status.changed", "step.completed", "tool.completed", "log"} < set(
-            events
-        )
+        assert {"status.changed", "step.completed", "tool.completed"} < set(events)
         assert events[-1] == "end"
         token = printed.split()[-1]
         async with Onlooker.at(told["http"], token) as one:
             answer = await one.subscribe("*", after=0)
             assert answer["type"] == "subscribed"
             kinds = [message["type"] for message in one.live]
-            assert sorted(kinds) == sorted(events[:-1])
+        # A line may be late, and between lines and events there is no order.
+        assert [k for k in kinds if k != "log"] == [
+            k for k in events[:-1] if k != "log"
+        ]

@@ -561,3 +561,11 @@ async def test_what_is_no_websocket_is_refused(gateway: Gateway, key: Key) -> No
     """As a problem, like all errors."""
     reply = await gateway.caller(key.user).get("/ws")
     assert (reply.status, reply.code) == (400, "bad_request")
+
+
+async def test_how_many_watch_is_counted(gateway: Gateway, key: Key) -> None:
+    """For whoever looks at the numbers."""
+    async with Onlooker.at(gateway.url, token(gateway, key.user)) as one:
+        await one.next()
+        numbers = (await gateway.nobody().get("/metrics")).raw
+        assert b"\nwake_feed_clients 1.0\n" in numbers

@@ -66,9 +66,11 @@ def test_the_units_serve(tmp_path: Path) -> None:
     """Each ExecStart, with the variables of its unit, starts; together they work."""
     (tmp_path / "nats.password").write_text(PASSWORDS["WAKE_NATS_PASSWORD"])
     (tmp_path / "nats.system").write_text(PASSWORDS["WAKE_NATS_SYSTEM_PASSWORD"])
+    (tmp_path / "gateway.secret").write_text("s" * 64)
     (tmp_path / "ws").mkdir()
     with nats(tmp_path) as url, ExitStack() as stack:
         here = {"WAKE_NATS_URL": url, "WAKE_WORKSPACES_ROOT": str(tmp_path / "ws")}
+        here["WAKE_GATEWAY_LISTEN"] = "0"
         for unit in SERVICES:
             words = units.arguments(unit)
             assert CONFIG in words
@@ -80,7 +82,7 @@ def test_the_units_serve(tmp_path: Path) -> None:
         assert execution.code == 0, execution.err
         ended = wake(tmp_path, "watch", execution.out.strip(), **logged_in)
     assert ended.code == 0, ended.err
-    assert len(SERVICES) == 4
+    assert len(SERVICES) == 5
 
 
 def test_the_procfile_serves(tmp_path: Path) -> None:

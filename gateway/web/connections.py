@@ -5,6 +5,7 @@ aiohttp has no way to say this but to derive from what it is made of.
 
 import asyncio
 import logging
+import resource
 from http import HTTPStatus
 from typing import Final
 
@@ -18,6 +19,12 @@ logger = logging.getLogger(__name__)
 
 MOST: Final = 10_000
 """Connections at once; one more is closed as soon as it is there."""
+
+SPARE: Final = 256
+"""Open files that a process needs besides: its server, its database, its agents."""
+
+LEAST: Final = 16
+"""Connections that there may be, however few files the process may open."""
 
 STALLED: Final = 30.0
 """Seconds in which a client that is sent something has to read a little of it."""
@@ -33,8 +40,9 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Serve it, unless there are too many."""
         manager = self._manager
-        if manager is not None and len(manager.connections) >= MOST:
-            _seldom.warning("too many connections", f"{MOST:,} are there")
+        assert isinstance(manager, Connections)  # noqa: S101 - it made this one
+        if len(manager.connections) >= min(MOST, manager.room):
+            _seldom.warning("too many connections", f"{len(manager.connections):,}")
             self.force_close()
             transport.close()
             return
@@ -102,7 +110,9 @@ class Connection(web.RequestHandler):
 
 
 class Connections(web.Server):
-    """All connections of a gateway."""
+    """All connections of a gateway; there is ``room`` for so many."""
+
+    room: int = MOST
 
     def __call__(self) -> Connection:
         """Make one: aiohttp calls it for each that is accepted."""
@@ -121,4 +131,20 @@ class Runner(web.AppRunner):
             loop=asyncio.get_running_loop(),
         )
         server._kwargs = made._kwargs  # noqa: SLF001 - see the top
+        server.room = make_room()
+        if server.room < MOST:
+            logger.warning("the limit of open files is for %d connections", server.room)
         return server
+
+
+def make_room() -> int:
+    """Let the process open as many files as it may; returns for how many connections.
+
+    Without that an accept would fail, and go on failing, long before ``MOST``.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST + SPARE
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(LEAST, min(MOST, soft - SPARE))

@@ -2,9 +2,12 @@
 
 import json
 import signal
+import socket
 import stat
+import subprocess
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +176,44 @@ def test_a_gateway_of_its_own(tmp_path: Path, own_server: NatsServer) -> None:
         assert ended.code == 0, ended.err
     lines = [json.loads(line) for line in ended.err.splitlines()]
     assert all("Bearer" not in json.dumps(line) for line in lines)
+
+
+def test_few_open_files_are_few_connections(tmp_path: Path) -> None:
+    """Where a process may open 300 files it closes what is too much, and serves on."""
+    arguments = [*waking.COMMAND, "up", "--port", "0", "--json"]
+    process = subprocess.Popen(
+        ["bash", "-c", 'ulimit -n 300; exec "$@"', "-", *arguments],  # noqa: S607
+        cwd=tmp_path,
+        env=waking.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    told = json.loads(waking.until(process, "listening").splitlines()[-1])
+    port = int(told["http"].rpartition(":")[2])
+    with ExitStack() as stack:
+        for _ in range(400):
+            stack.enter_context(_connected(port))
+        closed = 0
+        for one in [stack.enter_context(_connected(port)) for _ in range(20)]:
+            closed += one.recv(1) == b""
+        assert closed == 20
+    while not _lives(told["http"]):  # until it has heard that they are gone
+        assert process.poll() is None
+    process.terminate()
+    ended = waking.end(process)
+    assert ended.code == 0, ended.err
+    assert "Traceback" not in ended.err
+    assert ended.err.count("too many connections") == 1
+    assert "open files is for 44 connections" in ended.err
+
+
+def _lives(url: str) -> bool:
+    try:
+        return asked(f"{url}/healthz")[0] == 200
+    except OSError:
+        return False
+
+
+def _connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), waking.LIMIT)

@@ -1,6 +1,7 @@
 """What a request brings, read strictly: its body as JSON, its query by name."""
 
 import asyncio
+from datetime import datetime
 from functools import cache
 from typing import Any, Final, TypeVar, get_origin
 
@@ -69,7 +70,7 @@ async def _read(request: web.Request) -> bytes:
 
 def query_of(request: web.Request, kind: Any) -> Any:
     """The query of a request; raises InvalidInput, naming what is wrong."""
-    many = _lists(kind)
+    many, times = _lists(kind), _times(kind)
     values: dict[str, Any] = {}
     for name in request.query:
         given = request.query.getall(name)
@@ -77,14 +78,22 @@ def query_of(request: web.Request, kind: Any) -> Any:
             values[name] = given
         elif len(given) > 1:
             raise InvalidInput(f"query: {name!r:.80} is given {len(given)} times")
-        elif given[0].lower() == "null" and name in _optional(kind):
-            raise InvalidInput(f"query: {name}: leave it out for none")
         else:
-            values[name] = given[0]
+            values[name] = _time(name, given[0]) if name in times else given[0]
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"query: {error}") from error
+
+
+def _time(name: str, text: str) -> datetime:
+    """A time as it has to be written: numbers and words would pass for some."""
+    try:
+        return msgspec.convert(text, datetime)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(
+            f"query: {name}: write a time with its zone, as 2026-12-01T09:00:00Z"
+        ) from error
 
 
 @cache
@@ -98,7 +107,7 @@ def _lists(kind: Any) -> frozenset[str]:
 
 
 @cache
-def _optional(kind: Any) -> frozenset[str]:
-    """The parameters for which the library would take a word for nothing."""
+def _times(kind: Any) -> frozenset[str]:
+    """The parameters that are times."""
     fields = msgspec.structs.fields(kind)
-    return frozenset(f.encode_name for f in fields if f.default is None)
+    return frozenset(f.encode_name for f in fields if "datetime" in str(f.type))

@@ -258,6 +258,8 @@ async def test_metadata_may_be_deep_but_not_too_deep(ada: Caller) -> None:
         ("created_from=today", "created_from"),
         ("created_from=2026-01-01T00:00:00", "created_from"),
         ("created_from=null", "created_from"),
+        ("updated_to=0.5", "updated_to"),
+        ("updated_from=1700000000", "updated_from"),
         ("metadata=x", "metadata"),
         ("min_position=-1", "min_position"),
         ("min_position=99999999999999999999", "min_position"),

@@ -26,8 +26,9 @@ _LOCK = "lock"
 _FORMAT = "format.json"
 _NEW = "format.json.new"
 _OURS = frozenset({_LOCK, _FORMAT, _NEW})
-_MOUNTED = frozenset({"lost+found"})
-"""What a freshly made file system holds; such a folder counts as empty."""
+_MOUNTED = frozenset({"lost+found", "gateway.secret"})
+"""What a freshly made file system holds, or a gateway that served elsewhere's log;
+such a folder counts as empty."""
 
 
 class Format(msgspec.Struct, frozen=True):

@@ -123,7 +123,11 @@ async def test_the_numbers_are_for_operators(gateway: Gateway) -> None:
     ada = gateway.caller()
     execution = await ada.started()
     await ada.until(execution, "completed")
-    text = (await gateway.nobody().get("/metrics")).raw.decode()
+    url = f"{gateway.url}/ws"
+    async with gateway.session.ws_connect(url, headers=ada.headers):
+        look = partial(gateway.nobody().get, "/metrics")
+        told = "wake_feed_clients 1.0"
+        text = (await eventually(look, lambda r: told in r.raw.decode())).raw.decode()
     assert 'route="/api/agents/{id}",status="200"' in text
     assert 'wake_lane_waiting{lane="agents"} 0.0' in text
     assert 'wake_commands_total{verb="start"}' in text

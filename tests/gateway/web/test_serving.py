@@ -149,6 +149,17 @@ def test_secrets_of_a_folder_that_are_no_good(
     assert why in said
 
 
+def test_a_folder_with_nothing_but_a_secret_is_empty(tmp_path: Path) -> None:
+    """A gateway beside somebody's nats-server may have been there first."""
+    file = tmp_path / ".wake" / "gateway.secret"
+    file.parent.mkdir()
+    file.write_text(SECRET)
+    file.chmod(0o600)
+    token = minted(tmp_path)
+    with serving(tmp_path, "--port", "0") as told:
+        assert asked(f"{told['http']}/api/agent-types", token)[0] == 200
+
+
 def test_names_that_nobody_can_have(tmp_path: Path) -> None:
     """Users, tiers and roles are checked when a token is made, not when it is used."""
     more = {"WAKE_GATEWAY_SECRET": SECRET}

@@ -107,7 +107,6 @@ class Instruments:
                 "path",
             ).labels
         )
-        self.watching = level("feed_clients", "Websockets and streams that are open.")
         self.waiting = cache(
             level("lane_waiting", "Work that waits for a runner.", "lane").labels
         )

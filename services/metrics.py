@@ -137,13 +137,6 @@ def requested(method: str, route: str, status: int, seconds: float) -> None:
         on.request_seconds(route).observe(seconds)
 
 
-def watched(count: int) -> None:
-    """Say how many watch live: websockets and streams."""
-    on = _On.instruments
-    if on is not None:
-        on.watching.set(count)
-
-
 def waiting(lane: str, count: int) -> None:
     """Say how much work waits in a lane."""
     on = _On.instruments

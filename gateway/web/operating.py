@@ -44,7 +44,6 @@ async def numbers(request: web.Request) -> web.Response:
     edge = edge_of(request)
     _check_reader(request, edge)
     await edge.health.count_lanes()
-    metrics.watched(edge.live.watching)
     text, kind = metrics.exposition()
     return web.Response(body=text, headers={hdrs.CONTENT_TYPE: kind})
 

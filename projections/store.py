@@ -5,6 +5,7 @@ transaction, so that a kill at any moment leaves both or neither. Reading happen
 in transactions that cannot write, each on a cursor of its own.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -37,6 +38,15 @@ from projections.tables import Tables
 
 AGAIN = 0.005
 """Seconds until queries are told once more to stop: one may just begin."""
+
+
+logger = logging.getLogger(__name__)
+
+TRIES = 20
+"""How often room is made for a transaction before it is given up."""
+
+ROOM = 0.1
+"""Seconds that queries take to end."""
 
 
 class Unfit(WakeError):
@@ -183,15 +193,34 @@ class Store:
         Misconfigured when that cannot be: the disk is full, say; and Unfit in bulk.
         """
         with self._explained():
-            try:
-                self._commit(delta, fit=False)
-            except (duckdb.DataError, duckdb.InvalidInputException) as error:
-                if self._bulk:
-                    raise Unfit from error
-                self._commit(delta, fit=True)
+            for _ in range(TRIES):
+                try:
+                    self._commit_fitting(delta)
+                    break
+                except duckdb.OutOfMemoryException:
+                    if self._bulk:  # nobody asks, and what was written is lost
+                        raise
+                    self._make_room()
+            else:
+                self._commit_fitting(delta)
         self._positions.update(delta.positions)
         for live in delta.hot:
             live.stored = {type(row) for row in live.open_rows()}
+
+    def _commit_fitting(self, delta: Delta) -> None:
+        try:
+            self._commit(delta, fit=False)
+        except (duckdb.DataError, duckdb.InvalidInputException) as error:
+            if self._bulk:
+                raise Unfit from error
+            self._commit(delta, fit=True)
+
+    def _make_room(self) -> None:
+        """Stop all queries: they hold the memory, and what is written goes first."""
+        logger.warning("queries hold all the memory there is: they are stopped")
+        for cursor in self._cursors.all():
+            cursor.interrupt()
+        time.sleep(ROOM)
 
     def _commit(self, delta: Delta, *, fit: bool) -> None:
         if not self._bulk:

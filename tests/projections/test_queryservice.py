@@ -25,6 +25,7 @@ from projections import queries as q
 from projections import queryservice, sqlrows
 from projections.projector import Projector
 from projections.queryservice import QueryService
+from projections.store import Store
 
 FOREVER = "SELECT count(*) FROM range(100_000_000) a, range(100_000) b"
 
@@ -423,3 +424,46 @@ async def test_the_end_of_the_projector_ends_what_is_asked(served: Served) -> No
     await served.projector.stop()
     with pytest.raises(WakeError, match=r"stopped|ends|closed"):
         await task
+
+
+async def test_the_end_of_the_projector_waits_for_no_reader(served: Served) -> None:
+    """Nor for one in the middle of its rows who takes its time."""
+    request = q.SqlRequest(sql="FROM range(3_000_000)", limit=10_000_000, stream=True)
+    heard: asyncio.Queue[Any] = asyncio.Queue()
+    reply = served.wire.open(heard.put_nowait)
+    await served.wire.send(request.subject, msgspec.json.encode(request), reply=reply)
+    await heard.get()
+    began = time.monotonic()
+    await served.projector.stop()
+    while served.projector._store is not None:  # noqa: ASYNC110 - a test's wait
+        await asyncio.sleep(0.01)
+    assert time.monotonic() - began < queryservice.SILENCE / 2
+
+
+async def test_nobody_keeps_a_file_that_was_replaced(served: Served) -> None:
+    """Who is in the middle of its rows loses them; what is asked next is of the new."""
+    request = q.SqlRequest(sql="FROM range(3_000_000)", limit=10_000_000, stream=True)
+    heard: asyncio.Queue[Any] = asyncio.Queue()
+    reply = served.wire.open(heard.put_nowait)
+    await served.wire.send(request.subject, msgspec.json.encode(request), reply=reply)
+    await heard.get()
+    await served.projector.rebuild()
+    logs: Any = served.projector._sources
+    story = Story(Key("bob", "two"))
+    story.start()
+    listed = q.ListRequest(min_position=await append(logs, story), wait=60.0)
+    while True:
+        try:
+            found = await served.queries.list(listed)
+            break
+        except Unavailable:  # it is just opened
+            await asyncio.sleep(0.01)
+    assert len(found.items) == 2
+    await served.projector.stop()
+    while served.projector._store is not None:  # noqa: ASYNC110 - a test's wait
+        await asyncio.sleep(0.01)
+    store = Store.open(served.projector._path)
+    try:
+        assert store.checkpoints()["EVENTS"].position == 3
+    finally:
+        store.close()

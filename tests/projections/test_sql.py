@@ -9,7 +9,7 @@ import duckdb
 import msgspec
 import pytest
 from histories import Story
-from readmodels import PATIENCE, Logs, ask, projecting, settled
+from readmodels import PATIENCE, Logs, append, ask, projecting, settled
 
 from events.errors import InvalidInput, Unavailable
 from events.names import Key
@@ -322,3 +322,30 @@ def test_parquet_of_nothing(tmp_path: Path) -> None:
     found = duckdb.connect().execute("FROM read_parquet($f)", {"f": str(target)})
     assert found.fetchall() == []
     assert [str(d[1]) for d in found.description] == ["DATE"]
+
+
+async def test_what_is_written_goes_before_what_is_asked(
+    projector: Projector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where queries hold all the memory they are stopped, and it is written."""
+    store = projector._store
+    assert store is not None
+    write = store._write
+    forever = "SELECT count(*) FROM range(100_000_000) a, range(100_000) b"
+    asking = asyncio.create_task(rows(projector, forever))
+    while not any(a._cursor for a in projector.readers._asking):  # noqa: ASYNC110 - a test's wait
+        await asyncio.sleep(0.002)
+
+    def crowded(*how: Any, **more: Any) -> None:
+        if not asking.done():
+            raise duckdb.OutOfMemoryException
+        write(*how, **more)
+
+    monkeypatch.setattr(store, "_write", crowded)
+    story = Story(Key("ada", "two"))
+    story.running()
+    await append(projector._sources, story)  # type: ignore[arg-type] # the test's
+    with pytest.raises(Unavailable, match="was stopped"):
+        await asking
+    await settled(projector)
+    assert await ask(projector, "SELECT count(*) FROM executions") == [(2,)]

@@ -52,6 +52,8 @@ class Cursor:
         asked = check(sql)
         try:
             found = self._run(f"FROM (DESCRIBE {asked}\n)", ()).fetchall()
+        except (duckdb.InterruptException, duckdb.ConnectionException) as error:
+            raise Interrupted from error
         except (duckdb.Error, InvalidInput):  # EXPLAIN, or what is wrong: say so
             return self.begin(asked)
         names, types = [row[0] for row in found], [row[1] for row in found]

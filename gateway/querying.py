@@ -31,6 +31,9 @@ class NoProjector(Unavailable):
     """No projector answers: start one with wake up or wake service projector."""
 
 
+NoProjector.code = Unavailable.code  # to programs it is no other error
+
+
 class Queries:
     """What can be asked of the one projector.
 

@@ -329,6 +329,29 @@ async def test_counts_by_status(projector: Projector) -> None:
     assert await counted(created_to=DAY) == {}
 
 
+async def test_what_cannot_be_read_is_called_corrupt(tmp_path: Path) -> None:
+    """In lists, filters and counts, with the reason; it has no other status then."""
+    logs = Logs.empty()
+    for name in ("whole", "broken"):
+        story = Story(Key("ada", name))
+        story.running()
+        logs.add(story)
+    events: Any = logs.events
+    events.add("events.ada.broken.log", b"no commit")
+    async with projecting(tmp_path / "readmodel.duckdb", logs) as projector:
+        await settled(projector)
+        request = q.ListRequest(status=("corrupt",))
+        (item,) = (await page(projector, request))["items"]
+        assert (item["id"], item["status"]) == ("broken", "corrupt")
+        assert item["problem"]
+        assert await ids(projector, status=("running",)) == ["whole"]
+        counted = (await page(projector, q.CountRequest()))["items"]
+        assert counted == [
+            {"status": "corrupt", "executions": 1},
+            {"status": "running", "executions": 1},
+        ]
+
+
 async def test_active_by_user(projector: Projector) -> None:
     """Only what has not ended."""
     items = await paged(projector, q.ActiveRequest(limit=1))

@@ -217,8 +217,9 @@ async def test_a_refusal_has_its_class(served: Served) -> None:
 async def test_where_no_projector_is(jetstream_log: JetStreamLog) -> None:
     """That is said at once, and as something of its own."""
     queries = Queries(await jetstream_log.wire())
-    with pytest.raises(NoProjector, match="wake service projector"):
+    with pytest.raises(NoProjector, match="wake service projector") as caught:
         await queries.list(q.ListRequest())
+    assert caught.value.code == "unavailable"
     with pytest.raises(NoProjector):
         await anext(queries.stream(q.SqlRequest(sql="SELECT 1")))
 

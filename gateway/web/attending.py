@@ -4,8 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -84,21 +83,22 @@ class Attendant:
                 bound(request_id=number),
                 span(f"{request.method} {path}", about, parent=parent, kind="server"),
             ):
-                async with self._counted():
+                self._come()
+                try:  # no context manager: a watcher would hold it for hours
                     return await self._seen(request, handler, number)
+                finally:
+                    self._go()
 
         return attended
 
-    @asynccontextmanager
-    async def _counted(self) -> AsyncIterator[None]:
+    def _come(self) -> None:
         self._in_hand += 1
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._in_hand -= 1
-            if not self._in_hand:
-                self._idle.set()
+
+    def _go(self) -> None:
+        self._in_hand -= 1
+        if not self._in_hand:
+            self._idle.set()
 
     async def _seen(
         self, request: web.Request, handler: Handler, number: str

@@ -3,7 +3,7 @@
 Every text here is put together of constants of this file and of ``views.py``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from typing import Any, Final, NamedTuple, get_args
 
@@ -118,7 +118,7 @@ def executions(request: q.ListRequest) -> Select:
     """List executions."""
     where = Conditions()
     where.add('"user" = $user', user=request.user)
-    where.add(f"list_contains($status, {SHOWN})", status=list(request.status) or None)
+    where.add(_of(request.status), status=list(request.status) or None)
     where.add("agent = $agent", agent=request.agent)
     where.add("model = $model", model=request.model)
     where.add("lane = $lane", lane=request.lane)
@@ -147,6 +147,13 @@ def executions(request: q.ListRequest) -> Select:
         more=(f"{narrow} executions_done WHERE {where.sql}",),
         wide=f"SELECT sorted, eid, {_LISTED} FROM executions JOIN chosen USING (eid)",
     )
+
+
+def _of(statuses: Sequence[str]) -> str:
+    """The condition on a status; that of all but the corrupt takes half the time."""
+    if "corrupt" in statuses:
+        return f"list_contains($status, {SHOWN})"
+    return "list_contains($status, status) AND problem IS NULL"
 
 
 def _anywhere(*columns: str) -> str:

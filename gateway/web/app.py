@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from events.errors import Misconfigured
 from gateway.settings import Listen, Settings
-from gateway.web import api, feeds, openapi, operating
+from gateway.web import api, feeds, openapi, operating, static
 from gateway.web.attending import begun
 from gateway.web.connections import Runner
 from gateway.web.edge import EDGE, Edge
@@ -54,6 +54,7 @@ def compose(edge: Edge) -> web.Application:
     app.add_routes(api.routes())
     app.add_routes(openapi.routes())
     app.add_routes(feeds.routes())
+    app.add_routes(static.routes())
     keys = edge.settings.gateway.webhook_keys
     hooks = Webhooks(edge.triggers, edge.inbox, keys.reveal().split() if keys else ())
     app.add_routes(hooks.routes())

@@ -1,9 +1,10 @@
 # One target per chore; every target sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
-NODE_MODULES := examples/foreign/node_modules/.ready
+NODE_MODULES := examples/foreign/node_modules/.ready tests/javascript/node_modules/.ready
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 .DEFAULT_GOAL := help
-.PHONY: help run test faults lint types bench clean
+.PHONY: help chromium run test faults lint types bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -14,15 +15,23 @@ help: ## this list
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-$(NODE_MODULES): examples/foreign/package-lock.json .venv/.ready
-	cd examples/foreign && PATH="$(CURDIR)/$(BIN):$$PATH" \
+%/node_modules/.ready: %/package-lock.json .venv/.ready
+	cd $* && PATH="$(CURDIR)/$(BIN):$$PATH" \
 		npm ci --no-audit --no-fund --ignore-scripts --loglevel=error
 	@touch $@
 
 run: .venv/.ready ## an agent explores this directory and reports
 	$(BIN)/wake run "Explore this repository and report what it is." --agent explorer --workspace .
 
-test: .venv/.ready $(NODE_MODULES) ## the whole test suite
+# The client in JavaScript is tested in a real browser, and it is the system's.
+chromium:
+	@command -v chromium >/dev/null || { \
+		$(SUDO) apt-get update -qq && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } || { \
+		echo "the tests need Chromium: apt-get install --no-install-recommends chromium" >&2; \
+		exit 1; }
+
+test: .venv/.ready $(NODE_MODULES) chromium ## the whole test suite
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 faults: .venv/.ready ## the fault suite in its long form: every kill point, 10,000 simulated worlds
@@ -49,4 +58,4 @@ bench: .venv/.ready ## every benchmark, next to its floor
 	$(BIN)/python -m benchmarks.cleanup
 
 clean: ## throw the environment and caches away
-	rm -rf .venv examples/foreign/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv examples/foreign/node_modules tests/javascript/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -290,7 +290,12 @@ async def main() -> None:
     one = await hot(seconds=seconds)
     rate = one.told.count / one.told.seconds
     figures = [
-        Figure("own executions p50 (ms)", middle(each.told.late_ms), "ms"),
+        Figure(
+            "own executions p50 (ms)",
+            middle(each.told.late_ms),
+            "ms",
+            middle(each.appends),
+        ),
         Figure(
             "own executions p99 (ms)",
             p99(each.told.late_ms),
@@ -299,7 +304,12 @@ async def main() -> None:
         ),
         Figure("own executions gateway (% of a core)", each.cpu, "%"),
         Figure("hot execution deliveries/s", rate, "1/s", float(HOT_RATE * CLIENTS)),
-        Figure("hot execution p50 (ms)", middle(one.told.late_ms), "ms"),
+        Figure(
+            "hot execution p50 (ms)",
+            middle(one.told.late_ms),
+            "ms",
+            middle(one.appends),
+        ),
         Figure("hot execution p99 (ms)", p99(one.told.late_ms), "ms", p99(one.appends)),
         Figure("hot execution gateway (% of a core)", one.cpu, "%"),
         Figure("idle client (KB)", kept, "KB"),

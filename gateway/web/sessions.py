@@ -83,6 +83,7 @@ async def websocket_handler(live: Live, request: web.Request) -> web.StreamRespo
     if not ws.can_prepare(request):
         raise BadRequest("this is a websocket: ask for the upgrade (RFC 6455)")
     writer = await ws.prepare(request)
+    ws.headers.clear()  # they are sent, and would be held for hours
     await Session(live, request, ws, writer).serve(who, token)
     return ws
 

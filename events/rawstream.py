@@ -30,6 +30,9 @@ from events.wire import ApiError, Wire
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
+AHEAD = 64
+"""Messages that are read ahead of one who takes their time: each may be a commit."""
+
 TRIES = 5
 """How often a history is read again: a replica that lags catches up in a moment."""
 
@@ -90,7 +93,8 @@ class JetStreamRawLog(RawLog):
     ) -> AsyncGenerator[Sequence[Raw], None]:
         """Yield what is on a subject beyond ``after``, up to ``upto``."""
         source = Source(self._stream, (subject,), _raw)
-        async with aclosing(Feed(self._wire, source, after).runs(upto)) as runs:
+        feed = Feed(self._wire, source, after, AHEAD)
+        async with aclosing(feed.runs(upto)) as runs:
             async for run in runs:
                 yield run
 

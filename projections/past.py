@@ -124,21 +124,33 @@ class Past:
             subject = history_filter(topic)
         else:
             subject, _ = user_filters(topic)
+        history: list[Recorded] | None = None
         async with self._room:
             goal = await self._events.tip(subject)
-            if goal <= before:
+            if goal <= (cursor.position if cursor.number == WHOLE else before):
                 return
             if isinstance(topic, Key):
                 history = await self._history(topic, cursor, before, goal)
-                if history is not None:
-                    for recorded in history:
-                        yield recorded
+        if history is not None:
+            for recorded in history:
+                yield recorded
+            return
+        async with aclosing(self._runs(self._events, subject, before, goal)) as runs:
+            async for run in runs:
+                for recorded in readable(run):
+                    yield recorded
+
+    async def _runs(
+        self, log: RawLog, subject: str, after: int, upto: int
+    ) -> AsyncGenerator[Sequence[Raw], None]:
+        """Read on when it is our turn, and let others while a client takes its time."""
+        async with aclosing(log.between(subject, after, upto)) as runs:
+            while True:
+                async with self._room:
+                    run = await anext(runs, None)
+                if run is None:
                     return
-            runs = self._events.between(subject, before, goal)
-            async with aclosing(runs):
-                async for run in runs:
-                    for recorded in readable(run):
-                        yield recorded
+                yield run
 
     async def _history(
         self, key: Key, cursor: Cursor, before: int, goal: int
@@ -163,13 +175,14 @@ class Past:
             _, subject = user_filters(topic)
         async with self._room:
             goal = await self._logs.tip(subject)
-            if goal <= cursor.line:
-                return
-            async with aclosing(self._logs.between(subject, cursor.line, goal)) as runs:
-                async for run in runs:
-                    for number, one in lines(run):
-                        if number <= upto:
-                            yield one, cursor._replace(line=number)
+        if goal <= cursor.line:
+            return
+        runs = self._runs(self._logs, subject, cursor.line, goal)
+        async with aclosing(runs):
+            async for run in runs:
+                for number, one in lines(run):
+                    if number <= upto:
+                        yield one, cursor._replace(line=number)
 
 
 def decoded(raw: Raw) -> Recorded:

@@ -27,6 +27,7 @@ from events.names import Key, log_subject
 from projections.feedcursor import BEGINNING, WHOLE, Cursor
 from projections.livefeed import AT_A_TIME, LiveFeed
 from projections.notices import KINDS, Kind
+from projections.past import AT_ONCE
 
 if TYPE_CHECKING:
     from projections.ring import Topic
@@ -310,6 +311,31 @@ async def test_what_happens_while_it_is_read_comes_too() -> None:
         await settled(streams, feed)
     assert len(log) > 40
     assert by_stream(viewer.heard) == by_stream(await everything(streams, "ada"))
+
+
+async def test_who_takes_their_time_holds_up_nobody() -> None:
+    """However many read slowly what is in the log, others get theirs."""
+    chance = Random(9)  # noqa: S311 - a schedule, no secret
+    streams = Streams()
+    write(streams, chance, busy(chance, ADA, 10))
+    stalled = asyncio.Event()
+
+    class Stalled(Viewer):
+        async def send(self, frame: Any) -> None:
+            await super().send(frame)
+            await stalled.wait()
+
+    topics: list[Topic] = [ADA, "ada"] * (AT_ONCE + 1)
+    async with running(streams.feed(most=1)) as feed, asyncio.TaskGroup() as group:
+        slow = [Stalled() for _ in topics]
+        for topic, one in zip(topics, slow, strict=True):
+            group.create_task(feed.join(topic, BEGINNING, one))
+        await asyncio.gather(*(one.until(1) for one in slow))
+        viewer = Viewer()
+        async with asyncio.timeout(10):
+            await feed.join("ada", BEGINNING, viewer)
+        assert len(viewer.heard) > 20
+        stalled.set()
 
 
 # ── what models say ──────────────────────────────────────────────────────────

@@ -19,7 +19,7 @@ from events.errors import Unavailable
 from events.jetstream import JetStreamJournal
 from events.names import EVENTS, Key
 from events.rawlog import MemoryRawLog, Raw, RawLog
-from events.rawstream import JetStreamRawLog, all_streams
+from events.rawstream import AHEAD, JetStreamRawLog, all_streams
 from events.wire import Wire
 
 
@@ -281,3 +281,36 @@ async def test_another_stream_has_another_identity(
     await wire.api(f"STREAM.DELETE.{EVENTS}")
     await JetStreamJournal.open(wire)
     assert (await log.extent()).made != before.made
+
+
+async def test_it_says_where_a_subject_ends(stream: Stream) -> None:
+    """Of one, and of many; 0 where there is nothing."""
+    for number in range(3):
+        await stream.add(f"events.ada.e{number}.log")
+    await stream.add("events.bob.e0.parked")
+    assert await stream.log.tip("events.ada.e1.*") == 2
+    assert await stream.log.tip("events.ada.*.*") == 3
+    assert await stream.log.tip("events.*.*.*") == 4
+    assert await stream.log.tip("events.eve.*.*") == 0
+    await stream.delete(3)
+    assert await stream.log.tip("events.ada.*.*") == 2
+
+
+async def test_what_is_between_two_positions_comes_and_ends(stream: Stream) -> None:
+    """Of one subject, however much that is, and nothing of others."""
+    for number in range(AHEAD * 3):
+        await stream.add(f"events.ada.e{number % 2}.log", b"%d" % number)
+    wanted = list(range(11, AHEAD * 3 + 1, 2))
+    runs = stream.log.between("events.ada.e0.*", 10, wanted[-1])
+    async with aclosing(runs), asyncio.timeout(10):
+        found = [raw async for run in runs for raw in run]
+    assert [raw.position for raw in found] == wanted
+    assert {raw.subject for raw in found} == {"events.ada.e0.log"}
+
+
+async def test_of_a_history_only_what_is_newer_is_read(stream: Stream) -> None:
+    """Beyond a position, of every route."""
+    for route in ("agents", "log", "parked", "log", "finished"):
+        await stream.add(f"events.ada.one.{route}")
+    history = await stream.log.history(Key("ada", "one"), at_least=5, after=2)
+    assert [raw.position for raw in history] == [3, 4, 5]

@@ -45,6 +45,7 @@ class Town:
         self._gateway: Gateway | None = None
         self.written = asyncio.Event()
         self.reconnects = 0
+        """How often somebody came back and was let in."""
 
     @asynccontextmanager
     async def gateway(self) -> AsyncIterator[None]:
@@ -103,7 +104,6 @@ class Wanderer:
         """Come and go until nothing more is written."""
         while not self._town.written.is_set():
             await self.visit(self._town.chance.randrange(1, 40))
-            self._town.reconnects += 1
 
     async def visit(self, most: int | None = None) -> bool:
         """Take up to so many messages, or all; False if it could not come."""
@@ -130,6 +130,7 @@ class Wanderer:
                 assert message["type"] != "error", message
                 if message["type"] == "live" and most is None:
                     return
+                self._town.reconnects += message["type"] == "subscribed"
                 if message["type"] not in {"ready", "subscribed", "live"}:
                     self._take(message)
                     taken += 1
@@ -144,6 +145,7 @@ class Wanderer:
             if one.response.status == 204:
                 return
             assert one.response.status == 200
+            self._town.reconnects += 1
             for _ in range(most):
                 event = await one.next()
                 if event is None or event["event"] in {"end", "closing"}:

@@ -23,7 +23,8 @@ from events.errors import InvalidInput, Misconfigured, TooLarge, WakeError
 from events.inbox import Inbox
 from events.names import EVERYBODY, WANTS_ANSWER, check_event_type, check_id
 from events.triggers import MAX_PAYLOAD, Triggers
-from gateway.web.problems import Unauthorized, told
+from gateway.web import reading
+from gateway.web.problems import TooSlow, Unauthorized, told
 from gateway.web.seldom import Seldom
 from services.woken import TriggerAnswer
 
@@ -161,12 +162,16 @@ def _why(error: Exception | None) -> str:
 
 
 async def _read(request: web.Request) -> bytes:
-    """Read a body, no further than it may be; raises TooLarge."""
+    """Read a body, no further than it may be; raises TooLarge, TooSlow."""
     body = bytearray()
-    async for piece in request.content.iter_chunked(64 * 1024):
-        body += piece
-        if len(body) > LARGEST:
-            raise TooLarge(f"a webhook may have {LARGEST:,} bytes")
+    try:
+        async with asyncio.timeout(reading.SLOWEST):  # whoever sends has no token
+            async for piece in request.content.iter_chunked(64 * 1024):
+                body += piece
+                if len(body) > LARGEST:
+                    raise TooLarge(f"a webhook may have {LARGEST:,} bytes")
+    except TimeoutError as error:
+        raise TooSlow from error
     return bytes(body)
 
 

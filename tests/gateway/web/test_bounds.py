@@ -164,6 +164,22 @@ async def test_a_slow_body(
     assert await serves(ada)
 
 
+WEBHOOK = b"POST /webhooks/agent-trigger HTTP/1.1\r\nHost: x\r\n"
+
+
+async def test_a_slow_webhook(
+    gateway: Gateway, ada: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has no token cannot hold a connection for longer either."""
+    monkeypatch.setattr(reading, "SLOWEST", 0.2)
+    async with socket(gateway) as one:
+        await one.say(WEBHOOK + b"Content-Length: 100\r\n\r\n{")
+        answer = await one.answer()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"Connection: close" in answer
+    assert await serves(ada)
+
+
 async def test_a_body_that_is_cut_off(
     gateway: Gateway, ada: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from events.commit import Recorded, unseal
-from events.errors import Corrupt, InvalidInput, UnknownEvent
+from events.errors import Corrupt, InvalidInput, Unavailable, UnknownEvent
 from events.execution import Execution
 from events.logbook import Stored, decode_line
 from events.names import (
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 16
 """Reads at the same time: after a restart everybody comes back at once."""
+
+LONGEST = 30.0
+"""Seconds to wait for the next of what is known to be there."""
 
 Missed = tuple[Notice, Cursor]
 """A message, and the cursor of who has had it."""
@@ -143,11 +146,18 @@ class Past:
     async def _runs(
         self, log: RawLog, subject: str, after: int, upto: int
     ) -> AsyncGenerator[Sequence[Raw], None]:
-        """Read on when it is our turn, and let others while a client takes its time."""
+        """Read on when it is our turn, and let others while a client takes its time.
+
+        Nor does it keep others from reading if the message it is to end with was
+        deleted meanwhile, and never comes.
+        """
         async with aclosing(log.between(subject, after, upto)) as runs:
             while True:
-                async with self._room:
-                    run = await anext(runs, None)
+                try:
+                    async with self._room, asyncio.timeout(LONGEST):
+                        run = await anext(runs, None)
+                except TimeoutError as error:
+                    raise Unavailable("the log says nothing: try again") from error
                 if run is None:
                     return
                 yield run

@@ -1,7 +1,7 @@
 """The live feed: nothing is missing and nothing comes twice, however one comes back."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,11 @@ from watching import (
 
 from events.commit import Recorded
 from events.deltas import Delta
-from events.errors import InvalidInput, NotFound
+from events.errors import InvalidInput, NotFound, Unavailable
 from events.logbook import Line, encode_line
 from events.names import Key, log_subject
+from events.rawlog import Raw
+from projections import past
 from projections.feedcursor import BEGINNING, WHOLE, Cursor
 from projections.livefeed import AT_A_TIME, LiveFeed
 from projections.notices import KINDS, Kind
@@ -287,6 +289,28 @@ async def test_many_that_were_missed_are_not_put_all_at_once() -> None:
         await feed.join(ADA, BEGINNING, viewer)
         assert len(viewer.heard) == AT_A_TIME * 3 + 1
         assert waited >= AT_A_TIME * 2
+
+
+async def test_what_never_comes_keeps_nobody_from_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The message that a reading was to end with was deleted meanwhile."""
+    monkeypatch.setattr(past, "LONGEST", 0.02)
+    streams = Streams()
+    line(streams, ADA, "well")
+    async with running(streams.feed(most=1)) as feed:
+        line(streams, ADA, "again")
+        await settled(streams, feed)
+        monkeypatch.setattr(streams.logs, "between", _silent)
+        for _ in range(AT_ONCE + 1):
+            with pytest.raises(Unavailable):
+                await feed.join(ADA, BEGINNING, Viewer())
+
+
+async def _silent(*_: Any) -> AsyncGenerator[Sequence[Raw], None]:
+    """Nothing comes."""
+    await asyncio.Event().wait()
+    yield ()
 
 
 async def test_what_happens_while_it_is_read_comes_too() -> None:

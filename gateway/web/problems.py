@@ -30,7 +30,6 @@ STATUSES: Final = {
     "limit_reached": 429,
     "outcome_unknown": 503,
     "unavailable": 503,
-    "no_projector": 503,
     "unanswered": 503,
     "misconfigured": 503,
     "server_unsuitable": 503,

@@ -41,7 +41,7 @@ async def test_without_a_read_model_it_serves_all_but_lists(
         execution = await ada.started()
         await ada.until(execution, "completed")
         listed = await ada.get("/api/agents")
-        assert (listed.status, listed.code) == (503, "no_projector")
+        assert (listed.status, listed.code) == (503, "unavailable")
         assert int(listed.headers["Retry-After"]) >= 1
 
 

@@ -15,7 +15,7 @@ import msgspec
 from events.errors import InvalidInput, Unavailable
 from events.inbox import Inbox
 from events.journal import Journal
-from events.names import ANSWERS_ALL, TRACE, WANTS_ANSWER, Key
+from events.names import ANSWERS_ALL, TRACE, WANTS_ANSWER, Key, answer_subject
 from events.triggers import Triggers
 from events.wire import Wire
 from gateway.asking import Vouched, as_answer, encoded, identity
@@ -68,21 +68,25 @@ class Desk:
 
     def hear(self, subject: str, body: bytes) -> None:
         """Take an answer; those to others' commands are none of ours."""
-        for waiting in self._waiting.get(subject.rpartition(".")[2], ()):
+        for waiting in self._waiting.get(subject, ()):
             if not waiting.done():
                 waiting.set_result(body)
 
     @contextmanager
-    def _awaiting(self, asked: str) -> Iterator["asyncio.Future[bytes]"]:
-        """Wait for what is answered under an id; several may, for the same."""
+    def _awaiting(self, user: str, asked: str) -> Iterator["asyncio.Future[bytes]"]:
+        """Wait for what is answered to a user under an id; several may, for the same.
+
+        Ids are whatever senders make up: the same one of another user is another.
+        """
+        subject = answer_subject(user, asked)
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(asked, set()).add(answer)
+        self._waiting.setdefault(subject, set()).add(answer)
         try:
             yield answer
         finally:
-            self._waiting[asked].discard(answer)
-            if not self._waiting[asked]:
-                del self._waiting[asked]
+            self._waiting[subject].discard(answer)
+            if not self._waiting[subject]:
+                del self._waiting[subject]
 
     async def ask(
         self, who: Identity, key: Key, verb: str, body: dict[str, Any]
@@ -94,7 +98,7 @@ class Desk:
         command = body.setdefault("command_id", f"gw-{secrets.token_hex(8)}")
         payload = encoded(body)
         headers = {**traced(), **identity(key, Vouched(who.user, who.tier))}
-        with self._awaiting(command) as answer:
+        with self._awaiting(key.user, command) as answer:
             await self._inbox.publish(
                 key, verb, payload, door="gateway", headers=headers
             )
@@ -121,7 +125,7 @@ class Desk:
         """
         asked = f"gw-{secrets.token_hex(8)}"
         headers = {WANTS_ANSWER: asked, "content-type": kind, **traced()}
-        with self._awaiting(asked) as answer:
+        with self._awaiting(user, asked) as answer:
             new = await self._triggers.publish_once(
                 user, event_type, body, name=name, headers=headers
             )

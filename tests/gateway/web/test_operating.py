@@ -4,13 +4,18 @@ import asyncio
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import edges
+import msgspec
 import pytest
 from edges import DONE, SLOW, Caller, Gateway, eventually
 from nats_server import NatsServer
 
+from events.names import answer_subject
+from events.wire import Wire
 from gateway.web.problems import Problem
+from services.requests import Answer
 
 
 async def ready(caller: Caller, status: int) -> edges.Reply:
@@ -88,6 +93,41 @@ async def test_a_command_that_nobody_answers_is_stored(
         look = partial(ada.get, f"/api/agents/{execution}")
         await eventually(look, lambda reply: reply.status == 200)
         await ada.until(execution, "completed")
+
+
+@pytest.mark.parametrize(("whose", "status"), [("eve", 202), ("ada", 200)])
+async def test_an_answer_to_another_is_none(
+    edge_server: NatsServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whose: str,
+    status: int,
+) -> None:
+    """Though it has the same id: over NATS eve may give a command of hers any."""
+    monkeypatch.setattr("gateway.web.desk.WAIT", 0.5)
+    async with edges.gateway(edge_server.url, tmp_path, ("gateway",)) as one:
+        wire = await Wire.connect(edge_server.url)
+
+        def answer(message: Any) -> None:
+            command = msgspec.json.decode(message.data)["command_id"]
+            said = Answer(
+                command_id=command, execution="x", accepted=True, status="paused"
+            )
+            subject = answer_subject(whose, command)
+            sent.append(
+                group.create_task(wire.send(subject, msgspec.json.encode(said)))
+            )
+
+        sent: list[asyncio.Task[None]] = []
+        async with asyncio.TaskGroup() as group:
+            await wire.subscribe("gateway.ada.x.pause", answer)
+            await wire.flush()
+            reply = await one.caller().post(
+                "/api/agents/x/pause", headers={"Idempotency-Key": "1"}
+            )
+        await wire.close()
+    assert len(sent) == 1
+    assert reply.status == status
 
 
 async def test_what_is_in_hand_is_seen_to_its_end(

@@ -14,7 +14,7 @@ from gateway.settings import Listen, Settings
 from gateway.web import api, feeds, openapi, operating, static
 from gateway.web.attending import begun
 from gateway.web.connections import Runner
-from gateway.web.edge import EDGE, Edge
+from gateway.web.edge import EDGE, Edge, edge_of
 from gateway.web.webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ def compose(edge: Edge) -> web.Application:
     app.on_response_prepare.append(begun)
     app.on_response_prepare.append(edge.guard.allow)
     app.on_response_prepare.append(_harden)
+    app.on_response_prepare.append(_part)
     app.add_routes(operating.routes())
     app.add_routes(api.routes())
     app.add_routes(openapi.routes())
@@ -66,6 +67,16 @@ async def _harden(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
     response.headers.pop(hdrs.SERVER, None)
+
+
+async def _part(request: web.Request, response: web.StreamResponse) -> None:
+    """Let the connection end with its answer once the gateway is to end.
+
+    Or whoever keeps it would ask again and again, and be cut off in the end.
+    """
+    if edge_of(request).leaving.is_set() and hdrs.CONNECTION not in response.headers:
+        response.headers[hdrs.CONNECTION] = "close"
+        response.force_close()
 
 
 class Front:

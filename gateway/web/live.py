@@ -34,6 +34,9 @@ GOING: Final = 1001
 """The close code of a gateway that ends (RFC 6455)."""
 
 
+ENDS: Final = "the gateway ends: come back with your last cursor"
+
+
 class Watcher(Protocol):
     """A connection that watches."""
 
@@ -52,6 +55,7 @@ class Live:
         self._per_user = per_user
         self._watchers: dict[Watcher, str] = {}
         self._counts: Counter[str] = Counter()
+        self._leaving = False
 
     @property
     def watching(self) -> int:
@@ -73,11 +77,17 @@ class Live:
     async def _until_leaving(self, leaving: asyncio.Event) -> None:
         """Wait until the gateway is to end, then end every connection."""
         await leaving.wait()
+        self._leaving = True
         for watcher in tuple(self._watchers):
-            watcher.end(GOING, "the gateway ends: come back with your last cursor")
+            watcher.end(GOING, ENDS)
 
     def admit(self, watcher: Watcher, user: str) -> None:
-        """Let a connection watch until ``dismiss``; raises LimitReached."""
+        """Let a connection watch until ``dismiss``.
+
+        Raises LimitReached, and Unavailable once the gateway is to end.
+        """
+        if self._leaving:
+            raise Unavailable(ENDS)
         if self._counts[user] >= self._per_user:
             raise LimitReached(
                 f"{self._per_user} connections watch for this user already: close "

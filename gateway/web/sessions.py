@@ -14,7 +14,7 @@ from aiohttp import WSMsgType, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from msgspec.structs import asdict, replace
 
-from events.errors import InvalidInput, LimitReached, NotFound, WakeError
+from events.errors import InvalidInput, LimitReached, NotFound, Unavailable, WakeError
 from events.names import Key
 from gateway.web import asked
 from gateway.web.asked import (
@@ -36,7 +36,15 @@ from gateway.web.asked import (
 )
 from gateway.web.frames import websocket
 from gateway.web.identity import Identity
-from gateway.web.live import Live, everything, missing, one, standing_of, user_of
+from gateway.web.live import (
+    GOING,
+    Live,
+    everything,
+    missing,
+    one,
+    standing_of,
+    user_of,
+)
 from gateway.web.outlet import PATIENCE, SLOW, Outlet, TooSlow, bounded, wanted
 from gateway.web.problems import BadRequest, Forbidden, TooManyRequests, Unauthorized
 from projections.feedcursor import Cursor
@@ -155,6 +163,8 @@ class Session:
             self._why = NO_TOKEN, str(error)
         except (LimitReached, TooManyRequests) as error:
             self._why = TOO_MANY, str(error)
+        except Unavailable as error:
+            self._why = GOING, str(error)
         except TooSlow:
             self._why = SLOW_CLIENT, SLOW
         finally:
@@ -181,7 +191,7 @@ class Session:
 
     async def _close(self) -> None:
         code, reason = self._why
-        await self._ws.close(code=code, message=reason.encode()[:123], drain=False)
+        await self._ws.close(code=code, message=_fitting(reason), drain=False)
         if self._transport.get_write_buffer_size():
             self._transport.abort()  # nobody takes it
 
@@ -335,6 +345,11 @@ class Session:
                 await self._ws.send_frame(text, WSMsgType.TEXT)
         except TimeoutError as error:
             raise TooSlow from error
+
+
+def _fitting(reason: str) -> bytes:
+    """As much of a reason as a close frame holds; no half of a character."""
+    return reason.encode(errors="replace")[:123].decode(errors="ignore").encode()
 
 
 def _topic(who: Identity, order: Subscribe | Unsubscribe) -> Topic:

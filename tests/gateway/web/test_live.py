@@ -557,6 +557,18 @@ async def test_a_gateway_that_ends_says_so(
         assert "come back" in reason
 
 
+async def test_a_reason_that_is_long_is_cut_between_characters(
+    gateway: Gateway,
+) -> None:
+    """A close frame holds 123 bytes, and they are text."""
+    for name in ("é" * 60, "x" + "é" * 60):
+        async with Onlooker.at(gateway.url, None) as one:
+            await one.say(type="auth", **{name: 1})
+            code, reason = await one.closed()
+            assert code == 4401
+            assert "é" in reason
+
+
 async def test_what_is_no_websocket_is_refused(gateway: Gateway, key: Key) -> None:
     """As a problem, like all errors."""
     reply = await gateway.caller(key.user).get("/ws")

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import edges
 import pytest
+from aiohttp import hdrs
 from edges import Gateway
 from lifelike import lifelike
 from nats_server import NatsServer
@@ -235,6 +236,28 @@ async def test_a_gateway_that_ends_says_so(
         gateway.services.end()
         *_, last = await one.to_the_end()
     assert "the gateway ends" in last["data"]
+
+
+async def test_a_gateway_that_ends_lets_nobody_watch_any_more(
+    gateway: Gateway, writer: Writer, key: Key, token: str
+) -> None:
+    """Over a connection that was there before: the answer is the last on it."""
+    await writer.commit(*ended(key)[:2])
+    header = {"Authorization": f"Bearer {token}"}
+    connector = aiohttp.TCPConnector(limit=1)
+    async with (
+        Reader.at(gateway.url, PATH, token) as watching,
+        aiohttp.ClientSession(gateway.url, connector=connector) as session,
+    ):
+        await watching.next()
+        async with session.get("/healthz") as alive:
+            assert hdrs.CONNECTION not in alive.headers
+        gateway.services.end()
+        await watching.to_the_end()
+        async with session.get(PATH, headers=header) as late:
+            assert late.status == 503
+            assert "the gateway ends" in await late.text()
+            assert late.headers[hdrs.CONNECTION] == "close"
 
 
 async def test_a_reader_that_takes_nothing_is_let_go(

@@ -41,6 +41,9 @@ SPACES = (SPACE, SPACE // 8, SPACE // 64, SPACE // 512)
 AT_A_TIME = 100
 """Triggers asked for at a time: at their largest, 50 MB in memory."""
 
+TAKEN = 5
+"""Ids that a trigger may have, should others have taken them."""
+
 NOT_FOUND = 10037
 NO_SPACE = 10047
 
@@ -149,9 +152,32 @@ class JetStreamTriggers(Triggers):
         name: str,
         headers: Mapping[str, str] | None = None,
     ) -> bool:
-        """Store a trigger unless one of this name is; the server remembers them."""
-        named = {**(headers or {}), MESSAGE_ID: _digest(name)}
-        return not (await self._store(user, event_type, body, named)).duplicate
+        """Store a trigger unless one of this name is; the server remembers them.
+
+        It remembers ids of messages, whoever made them up: one that another user
+        has taken says nothing of ours, and ours goes under the next.
+        """
+        for number in range(TAKEN):
+            named = {**(headers or {}), MESSAGE_ID: _digest(name, number)}
+            ack = await self._store(user, event_type, body, named)
+            if not ack.duplicate:
+                return True
+            if await self._user_at(ack.seq) in (user, None):
+                return False
+        raise Unavailable("the trigger was not stored: others have taken all its ids")
+
+    async def _user_at(self, position: int) -> str | None:
+        """Whose trigger is stored there; None if none is."""
+        try:
+            query = {"seq": position}
+            answer = await self._wire.api(f"STREAM.MSG.GET.{TRIGGERS}", query)
+        except ApiError as error:
+            if error.number == NOT_FOUND:
+                return None
+            raise _out_of_reach(error) from error
+        except OutcomeUnknown as error:
+            raise _out_of_reach(error) from error
+        return _found.decode(answer).message.subject.split(".")[1]
 
     async def _store(
         self, user: str, event_type: str, body: bytes, headers: Mapping[str, str] | None
@@ -236,9 +262,11 @@ async def _provision(wire: Wire, replicas: int | None) -> None:
             return
 
 
-def _digest(name: str) -> str:
+def _digest(name: str, number: int = 0) -> str:
     """Make a header's value of any name."""
-    return blake2b(name.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    salt = number.to_bytes(1, "big")
+    text = name.encode(errors="surrogatepass")
+    return blake2b(text, digest_size=16, salt=salt).hexdigest()
 
 
 def _posted(message: "Msg") -> Posted:

@@ -15,9 +15,10 @@ from logs import JetStreamLog
 from outside import JetStreamOutside, collect
 from standardwebhooks import Webhook
 
-from events.errors import Misconfigured
+from events.errors import Misconfigured, Unavailable
+from events.names import MESSAGE_ID
 from events.pinned import JetStreamInbox
-from events.triggerstream import JetStreamTriggers
+from events.triggerstream import TAKEN, JetStreamTriggers, _digest
 from gateway.web.seldom import Seldom
 from gateway.web.webhooks import LARGEST, PATH, Webhooks
 from services.handler import Handler
@@ -139,6 +140,26 @@ async def test_the_server_remembers_what_was_sent(outside: JetStreamOutside) -> 
     for triggers in (outside.triggers, JetStreamTriggers(await outside.wire())):
         await triggers.publish_once("ada", "a", b"1", name="m")
     assert await outside.triggers.last() == 1
+
+
+@pytest.mark.parametrize("taken", [1, TAKEN])
+async def test_an_id_that_another_has_taken_says_nothing(
+    outside: JetStreamOutside, taken: int
+) -> None:
+    """Whoever may send triggers over NATS gives them any id, also one of a webhook."""
+    triggers = outside.triggers
+    for number in range(taken):
+        header = {MESSAGE_ID: _digest("m", number)}
+        await triggers.publish("eve", "a", b"1", headers=header)
+    if taken == TAKEN:
+        with pytest.raises(Unavailable, match="ids"):
+            await triggers.publish_once("ada", "a", b"2", name="m")
+        return
+    assert await triggers.publish_once("ada", "a", b"2", name="m")
+    assert not await triggers.publish_once("ada", "a", b"2", name="m")
+    last = await triggers.beyond("ada", "a", 0)
+    assert last is not None
+    assert last.body == b"2"
 
 
 async def test_old_and_new_keys_are_taken(sender: Sender) -> None:

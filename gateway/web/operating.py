@@ -2,6 +2,7 @@
 
 from ipaddress import ip_address
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import hdrs, web
@@ -60,10 +61,15 @@ def _check_reader(request: web.Request, edge: Edge) -> None:
 
 
 def near(request: web.BaseRequest) -> bool:
-    """Whether somebody on this machine asks, and no proxy for somebody else."""
+    """Whether somebody on this machine asks, and no proxy for somebody else.
+
+    Nor a page from elsewhere, whose name was made to lead here: it asks by that name.
+    """
     if any(name in request.headers for name in FORWARDED):
         return False
     try:
-        return ip_address(request.remote or "").is_loopback
+        asked_for = urlsplit(f"//{request.host}").hostname or ""
+        here = ip_address(request.remote or "").is_loopback
+        return here and (asked_for == "localhost" or ip_address(asked_for).is_loopback)
     except ValueError:
         return False

@@ -181,6 +181,26 @@ async def test_the_numbers_are_for_operators(gateway: Gateway) -> None:
     assert (await admin.get("/metrics", headers=forwarded)).status == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example", 401),
+        ("evil.example:8787", 401),
+        ("127.0.0.1.evil.example", 401),
+        ("[", 401),
+        ("localhost:8787", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8787", 200),
+    ],
+)
+async def test_a_page_whose_name_leads_here_sees_no_numbers(
+    gateway: Gateway, host: str, status: int
+) -> None:
+    """A browser on this machine asks on behalf of whatever page it shows."""
+    reply = await gateway.nobody().get("/metrics", headers={"Host": host})
+    assert reply.status == status
+
+
 async def test_every_answer_has_an_id_that_the_log_knows(
     ada: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,14 +18,19 @@ from events.errors import (
     Unavailable,
 )
 from events.names import EXPECTED_POSITION, bucket_stream, bucket_subject
+from events.provisioning import NO_STREAM, provision_bounded
 from events.register import Held, Register
 from events.wire import ApiError, Nobody, Wire, raise_problem
 
 MAX_VALUE = 256 * 1024
 """Bytes of a value with its headers; what is written is bounded well below."""
 
-MAX_BUCKET = 256 * 1024 * 1024
+SPACE = 256 * 1024 * 1024
 """Bytes of a bucket: some hundred thousand users. What is beyond is refused."""
+
+SPACES = (SPACE, SPACE // 32, SPACE // 512)
+"""What is tried one after the other in a store that has no room for so much: it has
+to do for more buckets than one."""
 
 TRY = 2.0
 """Seconds one try to write waits for its ack."""
@@ -37,8 +42,6 @@ DELETED = {"KV-Operation": "DEL"}
 """What a value without content says to other clients."""
 
 NOT_FOUND = 10037
-NO_STREAM = 10059
-NAME_IN_USE = 10058
 WRONG_LAST_SEQUENCE = 10071
 TOO_LARGE = 10054
 FULL = 10077
@@ -61,13 +64,8 @@ class _State(msgspec.Struct):
     subjects: dict[str, int] | None = None
 
 
-class _Config(msgspec.Struct, frozen=True):
-    max_bytes: int = -1
-
-
 class _Info(msgspec.Struct):
     state: _State
-    config: _Config = _Config()
     total: int = 0
 
 
@@ -90,7 +88,6 @@ def bucket_config(bucket: str, about: str) -> dict[str, Any]:
         "discard": "new",
         "max_msgs_per_subject": 1,
         "max_msg_size": MAX_VALUE,
-        "max_bytes": MAX_BUCKET,
         "duplicate_window": int(100e6),
         "deny_delete": True,
         "allow_direct": True,
@@ -106,15 +103,15 @@ class JetStreamRegister(Register):
 
     @classmethod
     async def open(
-        cls, wire: Wire, bucket: str, about: str, *, replicas: int = 1
+        cls, wire: Wire, bucket: str, about: str, *, replicas: int | None = None
     ) -> Self:
         """Provision the bucket; asking again is fine.
 
         Raises ServerUnsuitable, Unavailable.
         """
-        config = {**bucket_config(bucket, about), "num_replicas": replicas}
+        described = bucket_config(bucket, about)
         try:
-            await _provision(wire, config)
+            await provision_bounded(wire, described, replicas=replicas, spaces=SPACES)
         except ApiError as error:
             raise ServerUnsuitable(
                 f"this nats-server cannot keep the bucket {bucket}: {error}"
@@ -164,8 +161,8 @@ class JetStreamRegister(Register):
                 return TooLarge(f"{what}: a value has at most {MAX_VALUE:,} bytes")
             case n if n == FULL:
                 return Unavailable(
-                    f"{what}: it has its {MAX_BUCKET:,} bytes; raise max_bytes of the "
-                    f"stream {self._stream}, or delete keys that nobody needs"
+                    f"{what}: it is full; raise max_bytes of the stream "
+                    f"{self._stream}, or delete keys that nobody needs"
                 )
             case _:  # what else replicas answer says nothing of whether it is stored
                 return OutcomeUnknown(f"{what}: {error}")
@@ -208,16 +205,3 @@ class JetStreamRegister(Register):
 
     def _unreachable(self, error: Exception) -> Unavailable:
         return Unavailable(f"the bucket {self._bucket} cannot be read now: {error}")
-
-
-async def _provision(wire: Wire, config: dict[str, Any]) -> None:
-    name = config["name"]
-    try:
-        await wire.api(f"STREAM.CREATE.{name}", config)
-    except ApiError as error:
-        if error.number != NAME_IN_USE:
-            raise
-        info = _info.decode(await wire.api(f"STREAM.INFO.{name}"))
-        room = info.config.max_bytes  # an operator may have made more
-        config = {**config, "max_bytes": room if room < 0 else max(room, MAX_BUCKET)}
-        await wire.api(f"STREAM.UPDATE.{name}", config)

@@ -3,7 +3,7 @@
 What is not described is an operator's to set (limits, placement) and left alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from events.wire import ApiError, Wire
 
 NAME_IN_USE = 10058
 NO_STREAM = 10059
+NO_SPACE = 10047
 
 
 async def provision(
@@ -35,6 +36,32 @@ async def provision(
         body = {**there, **described, "num_replicas": copies}
         if body != there:
             await wire.api(f"STREAM.UPDATE.{name}", body)
+
+
+async def provision_bounded(
+    wire: Wire,
+    described: Mapping[str, Any],
+    *,
+    replicas: int | None,
+    spaces: Sequence[int],
+) -> None:
+    """Likewise a stream of bounded size: the first of ``spaces`` (bytes) that fits.
+
+    A server reserves what a stream may have, and refuses what it cannot reserve. One
+    that is there keeps its space: an operator may have given it more.
+    """
+    there = await configured(wire, described["name"])
+    if there is not None:
+        spaces = (there.get("max_bytes", spaces[0]),)
+    for space in spaces:
+        try:
+            bounded = {**described, "max_bytes": space}
+            await provision(wire, bounded, replicas=replicas)
+        except ApiError as error:
+            if error.number != NO_SPACE or space == spaces[-1]:
+                raise
+        else:
+            return
 
 
 async def configured(wire: Wire, name: str) -> dict[str, Any] | None:

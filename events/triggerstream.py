@@ -22,7 +22,7 @@ from events.names import (
     TRIGGERS_ALL,
     trigger_subject,
 )
-from events.provisioning import NO_STREAM, configured, provision
+from events.provisioning import NO_STREAM, provision_bounded
 from events.pull import Feed, Source, delivery, reading
 from events.triggers import REMEMBERED, Posted, Triggers, check_body
 from events.wire import ApiError, Nobody, Wire, raise_problem
@@ -45,7 +45,6 @@ TAKEN = 5
 """Ids that a trigger may have, should others have taken them."""
 
 NOT_FOUND = 10037
-NO_SPACE = 10047
 
 NOBODY = (
     "the trigger was not stored, there is no stream of triggers on this nats-server: "
@@ -60,7 +59,6 @@ _stream: dict[str, Any] = {
     "storage": "file",
     "discard": "old",
     "max_age": int(WEEK * 1e9),
-    "max_bytes": SPACE,
     "max_msg_size": MAX_MESSAGE,
     "duplicate_window": int(REMEMBERED * 1e9),  # costs for what has a name only
     "allow_direct": True,
@@ -123,7 +121,7 @@ class JetStreamTriggers(Triggers):
         ServerUnsuitable and Unavailable.
         """
         try:
-            await _provision(wire, replicas)
+            await provision_bounded(wire, _stream, replicas=replicas, spaces=SPACES)
         except ApiError as error:
             raise ServerUnsuitable(
                 f"this nats-server cannot hold the triggers: {error}"
@@ -242,24 +240,6 @@ class JetStreamTriggers(Triggers):
         async with aclosing(feed.runs(None)) as runs:
             async for run in runs:
                 yield run
-
-
-async def _provision(wire: Wire, replicas: int | None) -> None:
-    """Make the stream, or leave its space as it is; in a small store it is small.
-
-    A server reserves what a stream may have, and refuses what it cannot reserve.
-    """
-    there = await configured(wire, TRIGGERS)
-    spaces = SPACES if there is None else (there.get("max_bytes", SPACE),)
-    for space in spaces:
-        try:
-            described = {**_stream, "max_bytes": space}
-            await provision(wire, described, replicas=replicas)
-        except ApiError as error:
-            if error.number != NO_SPACE or space == spaces[-1]:
-                raise
-        else:
-            return
 
 
 def _digest(name: str, number: int = 0) -> str:

@@ -32,7 +32,7 @@ def _tier(name: str, given: TierLimits) -> Tier:
     )
 
 
-async def accounts(wire: Wire, replicas: int = 1) -> Accounts:
+async def accounts(wire: Wire, replicas: int | None = None) -> Accounts:
     """Open the accounts; raises ServerUnsuitable, Unavailable."""
     about = "tier and roles of users who come without a token"
     return Accounts(
@@ -40,7 +40,7 @@ async def accounts(wire: Wire, replicas: int = 1) -> Accounts:
     )
 
 
-async def quotas(wire: Wire, replicas: int = 1) -> Register:
+async def quotas(wire: Wire, replicas: int | None = None) -> Register:
     """Open what counts the starts; raises ServerUnsuitable, Unavailable."""
     about = "who was admitted, and how many starts there were"
     return await JetStreamRegister.open(wire, QUOTAS, about, replicas=replicas)

@@ -59,7 +59,10 @@ async def test_while_the_server_is_away_it_is_alive_and_not_ready(
         await ada.started()
         own_server.kill()
         told = (await ready(one.nobody(), 503)).body
-        assert told["reasons"] == ["nats-server cannot be reached"]
+        assert told["reasons"][0] in {
+            "nats-server does not answer",  # the connection may not be missed yet
+            "nats-server cannot be reached",
+        }
         assert (await one.nobody().get("/healthz")).status == 200
         with caplog.at_level(logging.INFO):
             for _ in range(5):

@@ -21,6 +21,7 @@ from gateway.web.health import Health
 from gateway.web.identity import Authenticate
 from gateway.web.live import Live
 from gateway.web.seen import Seen
+from gateway.web.share import Share
 from gateway.web.tokens import Tokens
 from services.admission import Admission
 from services.agents.registry import Registry
@@ -49,6 +50,7 @@ class Edge:
     health: Health
     live: Live
     seen: Seen = field(default_factory=Seen)
+    asking: Share = field(default_factory=Share)
     attendant: Attendant = field(default_factory=Attendant)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
 

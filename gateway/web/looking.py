@@ -20,6 +20,9 @@ from services.handler import utc_now
 PATIENCE = 5.0
 """Seconds that a list waits for what it is to show at least."""
 
+SEARCH = 8
+"""Parts of a user's share that a search takes: it looks at everything."""
+
 LARGEST = 1024 * 1024
 """Bytes of commits from which on a page of them has enough."""
 
@@ -33,9 +36,10 @@ async def listing(call: Call) -> Result:
     if not call.who.admin and asked.user not in ("", call.who.user):
         page = shapes.AgentPage(items=(), next=None, position=asked.min_position)
         return Result(payload=page)
-    if asked.min_position:
-        await _check_position(call, asked.min_position)
-    found = await call.edge.queries.list(_request(call, asked))
+    with call.edge.asking.of(call.who.user, SEARCH if asked.text else 1):
+        if asked.min_position:
+            await _check_position(call, asked.min_position)
+        found = await call.edge.queries.list(_request(call, asked))
     now = utc_now()
     page = shapes.AgentPage(
         items=tuple(portraits.listed(row, now) for row in found.items),

@@ -14,8 +14,10 @@ import pytest
 from edges import DONE, LIMIT, Caller, Gateway, eventually
 from nats_server import NatsServer
 
-from gateway.web import app, connections, reading
+from gateway.querying import Queries
+from gateway.web import app, connections, looking, reading, share
 from gateway.web.app import MAX_BODY, MAX_HEADERS, MAX_LINE
+from projections.queries import Execution, ListRequest, Page
 
 BODY = b'{"agent_type": "explorer", "input": "%s"}'
 
@@ -410,3 +412,42 @@ async def test_a_client_that_reads_nothing_is_dropped(
             await eventually(partial(told, caplog), lambda count: count > 0)
             assert await one.answer()
     assert await serves(ada)
+
+
+# ── questions ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("query", "most"), [("", share.MOST), ("?text=x", share.MOST // looking.SEARCH)]
+)
+async def test_one_user_cannot_ask_all_that_can_be_asked(
+    gateway: Gateway,
+    ada: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    query: str,
+    most: int,
+) -> None:
+    """The projector answers so much at once, and for all: each has a share of it."""
+    await ada.listed()
+    ask, go_on = Queries.list, asyncio.Event()
+    asked = asyncio.Semaphore(0)
+
+    async def slow(self: Queries, request: ListRequest) -> Page[Execution]:
+        if str(request.user).startswith("ada"):
+            asked.release()
+            await go_on.wait()
+        return await ask(self, request)
+
+    monkeypatch.setattr(Queries, "list", slow)
+    path = f"/api/agents{query}"
+    async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as group:
+        many = [group.create_task(ada.get(path)) for _ in range(most)]
+        for _ in many:
+            await asked.acquire()
+        refused = await ada.get(path)
+        assert refused.code == "too_many_requests"
+        assert refused.headers["Retry-After"] == "1"
+        assert (await gateway.caller("eve").get(path)).status == 200
+        go_on.set()
+    assert {one.result().status for one in many} == {200}
+    assert (await ada.get(path)).status == 200

@@ -23,6 +23,11 @@ BARRED: Final = frozenset(
         "write_log",
         "query",  # SQL within a string: nobody would see what is in it
         "json_execute_serialized_sql",
+        "register_external_resource_type",  # stays; and calls by name, any of these
+        "register_external_resource",
+        "create_external_resource",
+        "destroy_external_resource",
+        "deregister_external_resource",
     }
 )
 """Functions that do something, rather than tell something."""

@@ -101,6 +101,7 @@ HOSTILE = [
     *("FROM force_checkpoint()", "FROM /* x */ checkpoint -- y\n ()"),
     *("FROM query('FROM checkpoint()')", "FROM truncate_duckdb_logs()"),
     "SELECT write_log('x')",
+    "FROM register_external_resource_type('t', kind = 'k', create_function = 'query')",
     "FROM json_execute_serialized_sql(json_serialize_sql('SELECT 1'))",
     *(
         "SELEKT 1",

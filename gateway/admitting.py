@@ -29,6 +29,7 @@ def _tier(name: str, given: TierLimits) -> Tier:
         name,
         Allotment(given.concurrent, given.hourly),
         Allowance(given.least_interval, given.schedules),
+        given.priority,
     )
 
 

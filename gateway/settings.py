@@ -452,6 +452,13 @@ class TierLimits(msgspec.Struct, frozen=True, kw_only=True):
             "less.",
         ),
     ] = 100
+    priority: Annotated[
+        bool,
+        Meta(
+            description="Whether what they start goes into the lane `agents_priority`, "
+            "which runners serve first, instead of its agent type's."
+        ),
+    ] = False
 
 
 class LimitsOfTiers(msgspec.Struct, frozen=True, kw_only=True):
@@ -470,7 +477,7 @@ class LimitsOfTiers(msgspec.Struct, frozen=True, kw_only=True):
     pro: TierLimits = TierLimits(
         concurrent=5, hourly=100, least_interval=60, schedules=50
     )
-    enterprise: TierLimits = TierLimits(concurrent=20, hourly=1000)
+    enterprise: TierLimits = TierLimits(concurrent=20, hourly=1000, priority=True)
 
 
 class Workspaces(msgspec.Struct, frozen=True, kw_only=True):

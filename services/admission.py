@@ -63,13 +63,15 @@ class Admission:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._looking = asyncio.Semaphore(AT_ONCE)
 
-    async def start(self, key: Key, asker: Asker) -> None:
-        """Admit a start; asked twice it counts once, and one that is there does not.
+    async def start(self, key: Key, asker: Asker) -> Tier:
+        """Admit a start of a user of the tier that is returned.
+
+        Asked twice it counts once, and one that is there does not.
 
         Raises LimitReached, InvalidInput for a tier that there is not, and what is
         worth another try.
         """
-        await self._insist(key.user, partial(self._admit, key, 0, asker))
+        return await self._insist(key.user, partial(self._admit, key, 0, asker))
 
     async def retry(self, key: Key, after: int, asker: Asker) -> None:
         """Admit that what ended at the position ``after`` goes on; see ``start``."""
@@ -123,25 +125,25 @@ class Admission:
             await self._store(user, told, ledger)
         return tier
 
-    async def _admit(self, key: Key, after: int, asker: Asker) -> None:
+    async def _admit(self, key: Key, after: int, asker: Asker) -> Tier:
         user = key.user
         ledger, tier = await self._look(user, asker)
         told = _told(ledger.quota, tier)
         if tier.allotment.unlimited:
             if told != ledger.quota:
                 await self._store(user, told, ledger)
-            return
+            return tier
         if not after and await self._handler.journal.tip(key):
-            return  # it is there: whoever asks again is not to be counted again
+            return tier  # it is there: whoever asks again is not to be counted again
         ledger = ledger._replace(quota=told)
         decided = await self._decide(
             user, ledger, tier.allotment, Claim(key.execution, after)
         )
-        if isinstance(decided, Quota):
-            await self._store(user, decided, ledger)
-            crash_point("admission.after")
-        else:
+        if not isinstance(decided, Quota):
             await self._refuse(user, tier, decided, ledger)
+        await self._store(user, decided, ledger)
+        crash_point("admission.after")
+        return tier
 
     async def _look(self, user: str, asker: Asker) -> tuple[Ledger, Tier]:
         ledger = await self._ledger(user)

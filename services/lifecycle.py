@@ -31,7 +31,7 @@ from events.errors import (
 from events.execution import Execution
 from events.inbox import Inbox, Order
 from events.names import Key, check_id
-from events.spec import AgentSpec, Limits
+from events.spec import AgentSpec, Lane, Limits
 from events.triggers import LastTrigger, none_sent
 from services import metrics, requests
 from services.admission import Admission
@@ -56,6 +56,9 @@ PAUSES = (0.05, 0.1, 0.2, 0.5)
 
 ROUNDS = 20
 """Times a retry is admitted anew before giving up: each means that it went on."""
+
+PRIORITY: Lane = "agents_priority"
+"""Where the work of users goes whose tier has priority."""
 
 MISTAKE = "this command cannot be handled: the log of lifecycle says why"
 
@@ -267,7 +270,9 @@ class Lifecycle:
                 raise
             return execution
         if self._admission is not None:
-            await self._admission.start(key, asker)
+            tier = await self._admission.start(key, asker)
+            if tier.priority:
+                created = msgspec.structs.replace(created, lane=PRIORITY)
         execution = await self._handler.handle(
             key,
             partial(Execution.create, created=created),

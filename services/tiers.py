@@ -23,12 +23,14 @@ FREE = "free"
 class Tier(NamedTuple):
     """What a kind of user may do; ``name`` None: whoever nobody has said anything of.
 
+    ``priority``: what is started goes into the lane that is served first.
     ``vouched``: the gateway says that this user is of it.
     """
 
     name: str | None = None
     allotment: Allotment = Allotment()
     schedules: Allowance = ANYTHING
+    priority: bool = False
     vouched: bool = False
 
 

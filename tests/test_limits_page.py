@@ -36,11 +36,15 @@ def block(name: str) -> str:
 def test_the_table_of_tiers_has_the_defaults() -> None:
     """Every tier, every figure."""
     rows = re.findall(
-        r"^\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) s \| (\d+) \|$", TEXT, re.MULTILINE
+        r"^\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) s \| (\d+) \| (\w+) \|$",
+        TEXT,
+        re.MULTILINE,
     )
-    told = {name: tuple(map(int, figures)) for name, *figures in rows}
+    told = {
+        name: (*map(int, figures), first == "yes") for name, *figures, first in rows
+    }
     assert told == {
-        name: (*tier.allotment, *map(int, tier.schedules))
+        name: (*tier.allotment, *map(int, tier.schedules), tier.priority)
         for name, tier in tiers_of(LimitsOfTiers()).items()
     }
 

@@ -96,6 +96,15 @@ async def test_who_asks_is_a_user(to: Clerk, by: str) -> None:
 # ── of which tier ────────────────────────────────────────────────────────────
 
 
+async def test_who_has_priority_is_served_first(to: Clerk) -> None:
+    """What they start goes into the priority lane, what others start does not."""
+    for name, tier in (("one", "enterprise"), ("two", "pro")):
+        headers = {ASKED_BY: "ada", TIER: tier}
+        assert (await asked(to, key=Key("ada", name), headers=headers)).accepted
+    [first], [second] = [await to.journal.read(Key("ada", n)) for n in ("one", "two")]
+    assert (first.route, second.route) == ("agents_priority", "agents")
+
+
 async def test_a_tier_the_gateway_vouches_for_limits(to: Clerk) -> None:
     """The refusal says in how many seconds to ask again."""
     free = {ASKED_BY: "ada", TIER: "free"}

@@ -26,7 +26,9 @@ BEGIN = datetime(2026, 11, 26, 12, tzinfo=UTC)
 TIERS = {
     "free": Tier("free", Allotment(1, 10), Allowance(600, 5)),
     "pro": Tier("pro", Allotment(5, 100), Allowance(60, 50)),
-    "enterprise": Tier("enterprise", Allotment(20, 1000), Allowance(1, 100)),
+    "enterprise": Tier(
+        "enterprise", Allotment(20, 1000), Allowance(1, 100), priority=True
+    ),
     "boundless": Tier("boundless"),
 }
 FREE = Asker("ada", token=True, tier="free")

@@ -166,6 +166,8 @@ def _allowed_plain(kind: inspect.Type) -> str:
             return f"a whole number from {least} to {most}"
         case inspect.FloatType(ge=least, le=most):
             return f"a number from {least} to {most}"
+        case inspect.BoolType():
+            return "true or false"
         case _:
             return "text, not empty"
 

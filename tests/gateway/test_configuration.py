@@ -409,6 +409,7 @@ days = '7'
         ('runner.name = "a\\n"', "must be 1 to 64 of A-Z a-z 0-9 _ -, or empty for no"),
         ("runner.drain = -1", "a number from 0 to 3600, is -1"),
         ("nats.replicas = 2", "nats.replicas must be one of 1, 3, 5, is 2"),
+        ("limits.pro.priority = 1", "limits.pro.priority must be true or false, is 1"),
         ("nats.user = ''", "nats.user must be text, not empty, is ''"),
         ("nats.url = 'localhost:4222'", "must be an address as nats://HOST:PORT or "),
         ("nats.url = 'nats://h:99999'", "must be an address as nats://HOST:PORT or "),

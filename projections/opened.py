@@ -29,8 +29,9 @@ def no_rows() -> Rows:
 class Opened:
     """One execution: its row, and what of it is open. ``out`` takes what is done.
 
-    ``stored`` are the kinds of which the database has rows that may change;
-    ``again`` says that rows which were done have changed: it must be folded anew.
+    ``stored`` are the kinds of which the database has rows that may change, ``rest``
+    is what its row there has beside its progress (``progress.py``); ``again`` says
+    that rows which were done have changed: it must be folded anew.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Opened:
         "commit",
         "key",
         "out",
+        "rest",
         "row",
         "said",
         "signals",
@@ -56,6 +58,7 @@ class Opened:
         self.waits: dict[str, WaitRow] = {}
         self.children: dict[str, ChildRow] = {}
         self.stored: set[type[Row]] = set()
+        self.rest: tuple[Any, ...] | None = None
         self.again = self.said = False
 
     def look_at(self, commit: Commit) -> datetime:

@@ -21,6 +21,7 @@ from projections.database import Explained, Outdated, connect, log_of
 from projections.delta import Delta
 from projections.live import Live
 from projections.opened import Rows, no_rows
+from projections.progress import MOVING, moved, moving, resting
 from projections.row import Row
 from projections.rows import (
     HOT,
@@ -176,7 +177,7 @@ class Store:
             for child in rows(ChildRow, hot(ChildRow)):
                 lives[child.eid].children[child.child] = child
         for one in lives.values():
-            one.stored = {type(row) for row in one.open_rows()}
+            _keep_in_mind(one)
         return {one.key: one for one in lives.values()}
 
     def schedules(self) -> list[ScheduleRow]:
@@ -205,7 +206,7 @@ class Store:
                 self._commit_fitting(delta)
         self._positions.update(delta.positions)
         for live in delta.hot:
-            live.stored = {type(row) for row in live.open_rows()}
+            _keep_in_mind(live)
 
     def _commit_fitting(self, delta: Delta) -> None:
         try:
@@ -243,12 +244,15 @@ class Store:
 
     def _write(self, delta: Delta, *, fit: bool) -> None:
         self._erase(delta.erased)
-        for kind, eids in _outdated(delta).items():
+        here = {} if fit else moved(delta.hot)
+        for kind, eids in _outdated(delta, here).items():
             self._tables.delete([hot(kind)], eids)
         for kind, rows in delta.cold.items():
             self._tables.add(done(kind), kind, rows, fit=fit)
-        for kind, rows in _changing(delta).items():
+        for kind, rows in _changing(delta, here).items():
             self._tables.add(hot(kind), kind, rows, fit=fit)
+        progress = list(map(moving, here.values()))
+        self._tables.update(hot(ExecutionRow), MOVING, progress)
         self._replace_schedules(delta, fit=fit)
         self._advance(delta.positions)
 
@@ -298,18 +302,28 @@ class Store:
         return Explained(self.path)
 
 
-def _outdated(delta: Delta) -> dict[type[Row], list[int]]:
-    """Whose changing rows go, by kind: only where there are any."""
+def _keep_in_mind(live: Live) -> None:
+    """Its rows are in the database as they are now."""
+    live.stored, live.rest = {type(row) for row in live.open_rows()}, resting(live)
+
+
+def _outdated(delta: Delta, here: Mapping[int, Live]) -> dict[type[Row], list[int]]:
+    """Whose changing rows go, by kind: only where there are any.
+
+    The rows of executions ``here`` stay where they are, and are updated.
+    """
     eids: dict[type[Row], list[int]] = {kind: [] for kind in HOT}
     for live in (*delta.settled, *delta.hot):
         for kind in live.stored:
-            eids[kind].append(live.row.eid)
+            if kind is not ExecutionRow or live.row.eid not in here:
+                eids[kind].append(live.row.eid)
     return eids
 
 
-def _changing(delta: Delta) -> Rows:
+def _changing(delta: Delta, here: Mapping[int, Live]) -> Rows:
     rows = no_rows()
     for live in delta.hot:
         for row in live.open_rows():
-            rows[type(row)].append(row)
+            if row is not live.row or live.row.eid not in here:
+                rows[type(row)].append(row)
     return rows

@@ -7,7 +7,7 @@ reads in half the time: that is for a file which nobody is asked about yet.
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 import msgspec
@@ -29,7 +29,7 @@ LARGEST_ROW = 256 * 1024 * 1024
 AGING = ((LOGS, "logs", "id"), (TRIGGERS, "triggers", "position"))
 """Streams that forget, the tables of their messages, and the columns of positions."""
 
-_encode = msgspec.json.Encoder().encode
+_lines = msgspec.json.Encoder().encode_lines
 
 
 class Tables:
@@ -64,15 +64,38 @@ class Tables:
         appender = self._appenders.get(table)
         if appender is None:
             appender = self._appenders[table] = self._connection.appender(table)
-        for start in range(0, len(ready), CHUNK):
-            appender.append_rows(ready[start : start + CHUNK])
+        self._hand_over(appender, ready)
+
+    def update(
+        self, table: str, names: Sequence[str], values: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Change columns of rows that are there; the first column names the row.
+
+        No row may be named twice.
+        """
+        if not values:
+            return
+        name = f"update {table}"
+        appender = self._appenders.get(name)
+        if appender is None:
+            appender = self._appenders[name] = self._connection.appender(
+                table, columns=list(names), action="update", key=[names[0]]
+            )
+        self._hand_over(appender, values)
+
+    @staticmethod
+    def _hand_over(
+        appender: duckdb.Appender, values: Sequence[tuple[Any, ...]]
+    ) -> None:
+        for start in range(0, len(values), CHUNK):
+            appender.append_rows(values[start : start + CHUNK])
         appender.flush()
 
     def _load(self, table: str, kind: type[R], rows: Sequence[R]) -> None:
         file = rows_beside(self._path)
         types = {column.name: column.type for column in columns(kind)}
         try:
-            file.write_bytes(b"\n".join(map(_encode, rows)))
+            file.write_bytes(_lines(rows))
             self._connection.execute(
                 f"INSERT INTO {table} SELECT * FROM read_json("
                 f"?, format = 'newline_delimited', columns = {types}, "

@@ -8,10 +8,13 @@ a vertical tab, again at each redelivery.
 
 import asyncio
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import nats.protocol.parser
 from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
 
 _BLANK = rb"[ \t]+"
 _WORD = rb"([^ \t\r\n]+)"
@@ -28,8 +31,35 @@ MANY = 2
 """Words that are too many for the name of a header."""
 
 
+async def _pass_on(handler: Callable[[Msg], None], message: Msg) -> None:
+    handler(message)
+
+
+def at_once(handler: Callable[[Msg], None]) -> "partial[Any]":
+    """Make a callback of what does not wait: it is called as a message is read."""
+    return partial(_pass_on, handler)
+
+
 class Client(NatsClient):
     r"""A client that no message can stop: what is no UTF-8 is read as ``\xff``."""
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any
+    ) -> None:
+        # nats-py puts each message into a queue and lets a task of the subscription
+        # take it out: half of what one that comes alone costs. It is only needed
+        # for who waits.
+        subscription = self._subs.get(sid)
+        call = subscription and subscription._cb  # noqa: SLF001 - see above
+        if not isinstance(call, partial) or call.func is not _pass_on:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        found = await self._process_headers(headers) if headers else None
+        message = self._build_message(sid, subject, reply, data, found)
+        try:
+            call.args[0](message)
+        except Exception as error:  # noqa: BLE001 - as nats-py: reading goes on
+            await self._error_cb(error)
 
     async def _process_pong(self) -> None:
         # A flush that was given up leaves its future; nats-py stops reading for

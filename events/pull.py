@@ -71,7 +71,7 @@ def delivery(message: "Msg") -> tuple[int, int, int]:
     return _delivery(message.reply)
 
 
-@lru_cache(maxsize=2048)  # a feed asks three times for each, within RUN or two
+@lru_cache(maxsize=2048)  # a feed asks twice for each, within RUN or two
 def _delivery(reply: str) -> tuple[int, int, int]:
     tokens = reply.split(".")
     first = 4 if len(tokens) < 11 else 6  # noqa: PLR2004 - the two forms' lengths
@@ -329,7 +329,7 @@ class Feed(Generic[T]):
     ) -> None:
         self._wire, self._source, self._after = wire, source, after
         self._run = run
-        self._arrived: list[Msg] = []
+        self._arrived: list[tuple[int, Msg]] = []
         self._stirred = asyncio.Event()
         self._expected = 1
         self._asked = 0
@@ -343,7 +343,7 @@ class Feed(Generic[T]):
         try:
             while end is None or self._after < end:
                 await self._ready()
-                arrived = [(delivery(m)[1], m) for m in self._drain()]
+                arrived = self._drain()
                 run = [
                     self._source.decode(message)
                     for position, message in arrived
@@ -367,13 +367,16 @@ class Feed(Generic[T]):
         if self._broken:
             await self._begin()
         await self._ask()
+        if self._stirred.is_set():
+            return
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(HEARTBEAT * 2.5, self._falter)
         try:
-            async with asyncio.timeout(HEARTBEAT * 2.5):
-                await self._stirred.wait()
-        except TimeoutError:
-            self._broken = True
+            await self._stirred.wait()
+        finally:
+            timer.cancel()
 
-    def _drain(self) -> Sequence["Msg"]:
+    def _drain(self) -> "Sequence[tuple[int, Msg]]":
         self._stirred.clear()
         arrived, self._arrived = self._arrived, []
         return arrived
@@ -424,12 +427,13 @@ class Feed(Generic[T]):
             self._asked = 0
             self._broken = self._broken or what != RAN_OUT
             return
-        if self._broken or delivery(message)[2] != self._expected:
+        _, position, number = delivery(message)
+        if self._broken or number != self._expected:
             self._broken = True
             return
         self._expected += 1
         self._asked -= 1
-        self._arrived.append(message)
+        self._arrived.append((position, message))
 
     async def _drop(self) -> None:
         """Hear no more; if the server misses the delete, it forgets by itself."""

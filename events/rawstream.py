@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -72,12 +71,10 @@ class JetStreamRawLog(RawLog):
         info = _info.decode(answer)
         return Extent(info.created, info.state.first_seq, info.state.last_seq)
 
-    async def follow(self, after: int) -> AsyncGenerator[Sequence[Raw], None]:
+    def follow(self, after: int) -> AsyncGenerator[Sequence[Raw], None]:
         """Yield every message beyond a position, for ever."""
         source = Source(self._stream, self._subjects, _raw)
-        async with aclosing(Feed(self._wire, source, after).runs(None)) as runs:
-            async for run in runs:
-                yield run
+        return Feed(self._wire, source, after).runs(None)
 
     async def tip(self, subject: str) -> int:
         """Ask the leader for the last position on a subject."""
@@ -88,15 +85,12 @@ class JetStreamRawLog(RawLog):
             raise Unavailable(f"{self._stream} cannot be read now: {error}") from error
         return last.seq if last else 0
 
-    async def between(
+    def between(
         self, subject: str, after: int, upto: int
     ) -> AsyncGenerator[Sequence[Raw], None]:
         """Yield what is on a subject beyond ``after``, up to ``upto``."""
         source = Source(self._stream, (subject,), _raw)
-        feed = Feed(self._wire, source, after, AHEAD)
-        async with aclosing(feed.runs(upto)) as runs:
-            async for run in runs:
-                yield run
+        return Feed(self._wire, source, after, AHEAD).runs(upto)
 
     async def history(self, key: Key, *, at_least: int, after: int = 0) -> list[Raw]:
         """Return the stored commits of an execution."""

@@ -17,7 +17,7 @@ import msgspec
 import nats.errors
 from nats.aio.subscription import Subscription
 
-from events.client import Client
+from events.client import Client, at_once
 from events.errors import (
     InvalidInput,
     Misconfigured,
@@ -131,7 +131,7 @@ class Wire:
         self._inbox = self.client.new_inbox()
         await self.client.subscribe(
             f"{self._inbox}.*",
-            cb=self._dispatch,
+            cb=at_once(self._dispatch),
             pending_msgs_limit=0,  # bounded by what was asked for, never dropped
             pending_bytes_limit=0,
         )
@@ -215,7 +215,7 @@ class Wire:
 
     # ── replies ──────────────────────────────────────────────────────────────
 
-    async def _dispatch(self, message: "Msg") -> None:
+    def _dispatch(self, message: "Msg") -> None:
         handler = self._handlers.get(message.subject[len(self._inbox) + 1 :])
         if handler:
             handler(message)
@@ -254,15 +254,11 @@ class Wire:
         The server stops sending when it is unsubscribed, so what a pull asked
         for is not lost to a reader that has gone. Raises OutcomeUnknown.
         """
-
-        async def pass_on(message: "Msg") -> None:
-            handler(message)
-
         try:
             return await self.client.subscribe(
                 subject or self.client.new_inbox(),
                 queue=queue,
-                cb=pass_on,
+                cb=at_once(handler),
                 pending_msgs_limit=0,  # bounded by what was asked for, never dropped
                 pending_bytes_limit=0,
             )
@@ -285,8 +281,6 @@ class Wire:
                 if self.connected:
                     await self.hush(subscription)
                     await self.flush()
-                    while subscription.pending_msgs:  # noqa: ASYNC110 - not ours
-                        await asyncio.sleep(0)  # until its task has passed them on
             finally:
                 await subscription.unsubscribe()
 

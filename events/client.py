@@ -9,7 +9,7 @@ a vertical tab, again at each redelivery.
 import asyncio
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import nats.protocol.parser
@@ -40,22 +40,37 @@ def at_once(handler: Callable[[Msg], None]) -> "partial[Any]":
     return partial(_pass_on, handler)
 
 
+class Message(Msg):
+    """A message whose headers are read once somebody asks for them."""
+
+    def __init__(
+        self, client: "Client", sid: int, subject: str, reply: str, data: bytes
+    ) -> None:
+        self._client, self._sid = client, sid
+        self.subject, self.reply, self.data = subject, reply, data
+        self.raw: bytes | None = None
+
+    @cached_property
+    def headers(self) -> dict[str, str] | None:  # type: ignore[override]
+        """Its headers; ``Status`` and ``Description`` are the server's."""
+        return headers_of(self.raw)
+
+
 class Client(NatsClient):
     r"""A client that no message can stop: what is no UTF-8 is read as ``\xff``."""
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any
     ) -> None:
-        # nats-py puts each message into a queue and lets a task of the subscription
-        # take it out: half of what one that comes alone costs. It is only needed
-        # for who waits.
+        # nats-py puts each message into a queue, out of which a task of the
+        # subscription takes it: only who waits needs that.
         subscription = self._subs.get(sid)
         call = subscription and subscription._cb  # noqa: SLF001 - see above
         if not isinstance(call, partial) or call.func is not _pass_on:
             await super()._process_msg(sid, subject, reply, data, headers)
             return
-        found = await self._process_headers(headers) if headers else None
-        message = self._build_message(sid, subject, reply, data, found)
+        message = self._message(sid, subject, reply, data)
+        message.raw = headers
         try:
             call.args[0](message)
         except Exception as error:  # noqa: BLE001 - as nats-py: reading goes on
@@ -68,33 +83,52 @@ class Client(NatsClient):
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        # As nats-py's, in a third of its time: it is a fourth of reading a feed.
-        found = {}
-        for line in raw.split(b"\r\n"):
-            name, separator, value = line.partition(b":")
-            name = name.strip()
-            if separator and name.isascii() and len(name.split(None, 1)) < MANY:
-                found[name.decode()] = value.strip().decode("utf-8", "replace")
-        return found
-
     async def _process_headers(self, headers: Any) -> dict[str, str] | None:
-        try:
-            found: dict[str, str] | None = await super()._process_headers(headers)
-        except (UnicodeDecodeError, IndexError):
-            return None
-        return found
+        return headers_of(headers)
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any
-    ) -> Any:
-        build = super()._build_message
+    ) -> Message:
+        message = self._message(sid, subject, reply, data)
+        message.headers = headers
+        return message
+
+    def _message(self, sid: int, subject: bytes, reply: bytes, data: bytes) -> Message:
         try:
-            return build(sid, subject, reply, data, headers)
+            names = subject.decode(), reply.decode()
         except UnicodeDecodeError:
-            return build(sid, _utf8(subject), _utf8(reply), data, headers)
+            names = _utf8(subject), _utf8(reply)
+        return Message(self, sid, *names, data)
 
 
-def _utf8(name: bytes) -> bytes:
-    return name.decode(errors="backslashreplace").encode()
+def _utf8(name: bytes) -> str:
+    return name.decode(errors="backslashreplace")
+
+
+def headers_of(raw: bytes | None) -> dict[str, str] | None:
+    """Read ``NATS/1.0 404 No Messages`` and lines, or either, as nats-py does.
+
+    In a third of its time: it is a fourth of reading a feed.
+    """
+    if not raw:
+        return None
+    first, _, lines = raw.partition(b"\r\n")
+    found = {}
+    _, _, inline = first.partition(b" ")
+    number, _, description = inline.partition(b" ")
+    if number.isdigit():
+        found["Status"] = number.decode()
+    if description:
+        found["Description"] = description.decode("utf-8", "replace")
+    return found | lines_of(lines) or None
+
+
+def lines_of(raw: bytes) -> dict[str, str]:
+    """Read ``Name: value`` lines; what is none is left out."""
+    found = {}
+    for line in raw.split(b"\r\n"):
+        name, separator, value = line.partition(b":")
+        name = name.strip()
+        if separator and name.isascii() and len(name.split(None, 1)) < MANY:
+            found[name.decode()] = value.strip().decode("utf-8", "replace")
+    return found

@@ -366,7 +366,8 @@ class Feed(Generic[T]):
         """Wait for something new; begin again if nothing is heard of the server."""
         if self._broken:
             await self._begin()
-        await self._ask()
+        if self._asked <= self._run // 2:
+            await self._ask()
         if self._stirred.is_set():
             return
         loop = asyncio.get_running_loop()
@@ -402,7 +403,7 @@ class Feed(Generic[T]):
                 await asyncio.sleep(pause)
 
     async def _ask(self) -> None:
-        if self._inbox is None or self._asked > self._run // 2:
+        if self._inbox is None:
             return
         self._asked += self._run
         body = {

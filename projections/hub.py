@@ -68,20 +68,17 @@ class Hub:
     # ── publishing ───────────────────────────────────────────────────────────
 
     def commit(self, position: int, notices: Sequence[Numbered]) -> None:
-        """Publish the messages of a commit."""
+        """Publish the messages of a commit; ``pass_commit`` follows."""
         for notice, number in notices:
-            there = self.cursor._replace(position=position, number=number)
-            self._publish(notice, there)
-        self.pass_commit(position)
+            self._publish(notice, Cursor(position, number, self.cursor.line))
 
     def pass_commit(self, position: int) -> None:
         """Note that all is published up to a commit."""
         self.advance(self.cursor.furthest(Cursor(position)))
 
     def line(self, number: int, notice: Notice) -> None:
-        """Publish a log line."""
+        """Publish a log line; ``pass_line`` follows."""
         self._publish(notice, self.cursor._replace(line=number))
-        self.pass_line(number)
 
     def pass_line(self, number: int) -> None:
         """Note that all is published up to a log line."""

@@ -19,8 +19,9 @@ from events.rawlog import RawLog
 from events.state import State
 from projections.feedcursor import Cursor
 from projections.hub import Frame, Hub, Subscriber
-from projections.past import Past, lines, readable
+from projections.past import Past, lines, plain, readable
 from projections.ring import MOST, Entry, Topic
+from projections.standing import Unsaid
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +177,10 @@ class LiveFeed:
         async with aclosing(self._events.follow(after)) as runs:
             async for run in runs:
                 for recorded in readable(run):
-                    notices = await _insist(partial(self.past.notices, recorded))
+                    try:
+                        notices = plain(recorded)
+                    except Unsaid:
+                        notices = await _insist(partial(self.past.notices, recorded))
                     self.hub.commit(recorded.position, notices)
                 # What could not be read has been passed, too.
                 self.hub.pass_commit(run[-1].position)

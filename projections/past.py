@@ -24,9 +24,16 @@ from events.rawlog import Raw, RawLog
 from events.state import State
 from projections.feedcursor import WHOLE, Cursor
 from projections.hub import Numbered
-from projections.notices import Kind, Notice, notice, of_events, of_line
+from projections.notices import (
+    Kind,
+    Notice,
+    StatusChanged,
+    notice,
+    of_events,
+    of_line,
+)
 from projections.ring import Topic
-from projections.standing import standing
+from projections.standing import said, standing
 
 logger = logging.getLogger(__name__)
 
@@ -78,16 +85,7 @@ class Past:
 
     async def notices(self, recorded: Recorded) -> list[Numbered]:
         """Make the messages of a commit; raises Unavailable."""
-        key, commit = recorded.key, recorded.commit
-        notices = list(of_events(key, commit))
-        status = await standing(recorded, self._after)
-        if status is not None:
-            notices.append(notice(key, commit.at, status, len(commit.events) + 1))
-        last = len(notices) - 1
-        return [
-            (one, WHOLE if place == last else one.number)
-            for place, one in enumerate(notices)
-        ]
+        return _numbered(recorded, await standing(recorded, self._after))
 
     async def state(self, key: Key, upto: int, *, at_least: int) -> State | None:
         """Fold an execution as of a position; ``at_least`` is one in its history.
@@ -193,6 +191,23 @@ class Past:
                 for number, one in lines(run):
                     if number <= upto:
                         yield one, cursor._replace(line=number)
+
+
+def plain(recorded: Recorded) -> list[Numbered]:
+    """Make the messages of a commit that says all by itself; raises Unsaid."""
+    return _numbered(recorded, said(recorded))
+
+
+def _numbered(recorded: Recorded, status: StatusChanged | None) -> list[Numbered]:
+    key, commit = recorded.key, recorded.commit
+    notices = list(of_events(key, commit))
+    if status is not None:
+        notices.append(notice(key, commit.at, status, len(commit.events) + 1))
+    last = len(notices) - 1
+    return [
+        (one, WHOLE if place == last else one.number)
+        for place, one in enumerate(notices)
+    ]
 
 
 def decoded(raw: Raw) -> Recorded:

@@ -32,11 +32,24 @@ _SAY = (
 """Events that have a say in what a parked execution waits for."""
 
 
+class Unsaid(Exception):
+    """A commit does not say by itself which status it led to: its history does."""
+
+
 async def standing(recorded: Recorded, load: Load) -> StatusChanged | None:
     """What a commit decided about the status; None if nothing.
 
     The status may be the one it was: an input that arrives while it is paused.
     """
+    try:
+        return said(recorded)
+    except Unsaid:
+        state = await load(recorded)
+        return None if state is None else of_state(state)
+
+
+def said(recorded: Recorded) -> StatusChanged | None:
+    """What a commit itself says about the status; raises Unsaid."""
     facts, version = recorded.commit.events, recorded.commit.version
     if recorded.route in _QUEUED:
         return StatusChanged(version=version, status="pending", reason=_why(facts))
@@ -45,10 +58,9 @@ async def standing(recorded: Recorded, load: Load) -> StatusChanged | None:
     if recorded.route != "parked":
         return _begun(version, facts)
     told = _parked(version, facts)
-    if told is not None:
-        return told
-    state = await load(recorded)
-    return None if state is None else of_state(state)
+    if told is None:
+        raise Unsaid
+    return told
 
 
 def of_state(state: State) -> StatusChanged:

@@ -2,8 +2,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client as NatsClient
 
-from events.client import Client
+from events.client import headers_of, lines_of
 
+STATUSES = [b"", b" 100 Idle Heartbeat", b" 404 No Messages", b" 408", b" 503", b" x"]
+LINES = [b"a: b\r\n", b"Nats-Pending-Messages: 3\r\n", b"c:\r\n"]
 PIECES = st.sampled_from(
     [
         b"a",
@@ -23,4 +25,19 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=12).map(b"".join))
 def test_headers_are_read_as_by_nats_py(raw: bytes) -> None:
     """Only faster."""
-    assert Client._parse_header_lines(raw) == NatsClient._parse_header_lines(raw)
+    assert lines_of(raw) == NatsClient._parse_header_lines(raw)
+
+
+@given(st.sampled_from(STATUSES), st.lists(st.sampled_from(LINES)).map(b"".join))
+async def test_a_status_is_read_as_by_nats_py(status: bytes, lines: bytes) -> None:
+    """With what the server says of it, and the headers that it may have besides."""
+    raw = b"NATS/1.0" + status + b"\r\n" + lines + b"\r\n"
+    theirs = await NatsClient()._process_headers(raw)
+    assert headers_of(raw) == (theirs or None)
+
+
+@given(st.lists(PIECES, max_size=12).map(b"".join))
+def test_no_bytes_stop_the_reading_of_headers(raw: bytes) -> None:
+    """Strangers choose them, and nats-py stops at some for good."""
+    for found in (headers_of(raw), headers_of(b"NATS/1.0" + raw)):
+        assert found is None or all(map(str.isprintable, found))

@@ -177,7 +177,8 @@ class Store:
             for child in rows(ChildRow, hot(ChildRow)):
                 lives[child.eid].children[child.child] = child
         for one in lives.values():
-            _keep_in_mind(one)
+            one.stored = {type(row) for row in one.open_rows()}
+            one.rest = resting(one)
         return {one.key: one for one in lives.values()}
 
     def schedules(self) -> list[ScheduleRow]:
@@ -193,28 +194,31 @@ class Store:
         In bulk it is one transaction with all others, until ``pack``. Raises
         Misconfigured when that cannot be: the disk is full, say; and Unfit in bulk.
         """
+        here = moved(delta.hot)
         with self._explained():
             for _ in range(TRIES):
                 try:
-                    self._commit_fitting(delta)
+                    self._commit_fitting(delta, here)
                     break
                 except duckdb.OutOfMemoryException:
                     if self._bulk:  # nobody asks, and what was written is lost
                         raise
                     self._make_room()
             else:
-                self._commit_fitting(delta)
+                self._commit_fitting(delta, here)
         self._positions.update(delta.positions)
         for live in delta.hot:
-            _keep_in_mind(live)
+            live.stored = {type(row) for row in live.open_rows()}
+            if live.row.eid not in here:
+                live.rest = resting(live)
 
-    def _commit_fitting(self, delta: Delta) -> None:
+    def _commit_fitting(self, delta: Delta, here: Mapping[int, Live]) -> None:
         try:
-            self._commit(delta, fit=False)
+            self._commit(delta, here, fit=False)
         except (duckdb.DataError, duckdb.InvalidInputException) as error:
             if self._bulk:
                 raise Unfit from error
-            self._commit(delta, fit=True)
+            self._commit(delta, {}, fit=True)
 
     def _make_room(self) -> None:
         """Stop all queries: they hold the memory, and what is written goes first."""
@@ -223,11 +227,11 @@ class Store:
             cursor.interrupt()
         time.sleep(ROOM)
 
-    def _commit(self, delta: Delta, *, fit: bool) -> None:
+    def _commit(self, delta: Delta, here: Mapping[int, Live], *, fit: bool) -> None:
         if not self._bulk:
             self._writer.begin()
         try:
-            self._write(delta, fit=fit)
+            self._write(delta, here, fit=fit)
             if not self._bulk:
                 self._writer.commit()
                 self._keep_private()
@@ -242,9 +246,9 @@ class Store:
         with suppress(FileNotFoundError):
             log_of(self.path).chmod(0o600)
 
-    def _write(self, delta: Delta, *, fit: bool) -> None:
+    def _write(self, delta: Delta, here: Mapping[int, Live], *, fit: bool) -> None:
+        """Write all; the rows of executions ``here`` stay where they are."""
         self._erase(delta.erased)
-        here = {} if fit else moved(delta.hot)
         for kind, eids in _outdated(delta, here).items():
             self._tables.delete([hot(kind)], eids)
         for kind, rows in delta.cold.items():
@@ -302,16 +306,8 @@ class Store:
         return Explained(self.path)
 
 
-def _keep_in_mind(live: Live) -> None:
-    """Its rows are in the database as they are now."""
-    live.stored, live.rest = {type(row) for row in live.open_rows()}, resting(live)
-
-
 def _outdated(delta: Delta, here: Mapping[int, Live]) -> dict[type[Row], list[int]]:
-    """Whose changing rows go, by kind: only where there are any.
-
-    The rows of executions ``here`` stay where they are, and are updated.
-    """
+    """Whose changing rows go, by kind: only where there are any."""
     eids: dict[type[Row], list[int]] = {kind: [] for kind in HOT}
     for live in (*delta.settled, *delta.hot):
         for kind in live.stored:

@@ -7,7 +7,7 @@ reads in half the time: that is for a file which nobody is asked about yet.
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import duckdb
 import msgspec
@@ -16,6 +16,7 @@ from events.names import LOGS, TRIGGERS, Key
 from projections.row import Row, columns, fitted
 
 R = TypeVar("R", bound=Row)
+Action = Literal["insert", "update", "delete"]
 
 CHUNK = 500
 """Rows handed over at a time: the interpreter's lock is held meanwhile."""
@@ -39,7 +40,7 @@ class Tables:
         self, connection: duckdb.DuckDBPyConnection, path: Path, *, bulk: bool
     ) -> None:
         self._connection, self._path, self._bulk = connection, path, bulk
-        self._appenders: dict[str, duckdb.Appender] = {}
+        self._appenders: dict[tuple[str, Action], duckdb.Appender] = {}
 
     def rows(self, kind: type[R], table: str) -> list[R]:
         """Read all rows of a table, in order."""
@@ -61,10 +62,7 @@ class Tables:
     ) -> None:
         values = map(msgspec.structs.astuple, rows)
         ready = [fitted(kind, v) for v in values] if fit else list(values)
-        appender = self._appenders.get(table)
-        if appender is None:
-            appender = self._appenders[table] = self._connection.appender(table)
-        self._hand_over(appender, ready)
+        self._hand_over(self._appender(table, action="insert"), ready)
 
     def update(
         self, table: str, names: Sequence[str], values: Sequence[tuple[Any, ...]]
@@ -75,13 +73,18 @@ class Tables:
         """
         if not values:
             return
-        name = f"update {table}"
-        appender = self._appenders.get(name)
-        if appender is None:
-            appender = self._appenders[name] = self._connection.appender(
-                table, columns=list(names), action="update", key=[names[0]]
-            )
+        appender = self._appender(
+            table, action="update", columns=list(names), key=[names[0]]
+        )
         self._hand_over(appender, values)
+
+    def _appender(self, table: str, action: Action, **how: Any) -> duckdb.Appender:
+        """One for each table and what is done to it: making one takes a query."""
+        known = self._appenders.get((table, action))
+        if known is None:
+            known = self._connection.appender(table, action=action, **how)
+            self._appenders[table, action] = known
+        return known
 
     @staticmethod
     def _hand_over(
@@ -108,10 +111,8 @@ class Tables:
     def delete(self, tables: Iterable[str], eids: Sequence[int]) -> None:
         """Let the rows of executions go."""
         for table in tables if eids else ():
-            self._connection.execute(
-                f"DELETE FROM {table} WHERE eid IN (SELECT unnest(?::BIGINT[]))",
-                [eids],
-            )
+            appender = self._appender(table, action="delete", key=["eid"])
+            self._hand_over(appender, [(eid,) for eid in eids])
 
     def delete_named(
         self, table: str, keys: Sequence[Key], column: str = "execution"

@@ -46,7 +46,7 @@ from events.wire import Wire
 from projections.fold import BEGINNING, Fold
 from projections.projector import Projector
 from projections.readers import Question
-from projections.rebuild import Sources, rebuild, swap
+from projections.rebuild import BATCH, Sources, rebuild, swap
 from projections.store import Store
 from services.embedded import EmbeddedServer
 from services.process import tune_collector
@@ -391,7 +391,7 @@ class Parts(NamedTuple):
 
 
 def parts(login: Login, most: int) -> Parts:
-    """Do the parts of a rebuild one after the other."""
+    """Do the parts of a rebuild one after the other, in pieces of its size."""
     log = JetStreamRawLog(None, EVENTS, ("events.>",), login)  # type: ignore[arg-type]  # bulk needs no wire
     times = [time.process_time()]
     raws = [raw for run in log.bulk(0, most) for raw in run]
@@ -400,11 +400,11 @@ def parts(login: Login, most: int) -> Parts:
         unseal(raw.body, Key("a", "b"))
     times.append(time.process_time())
     with tempfile.TemporaryDirectory(prefix="wake-bench-") as name:
-        store = Store.create(Path(name) / "model.duckdb", STREAMS)
+        store = Store.create(Path(name) / "model.duckdb", STREAMS, bulk=True)
         fold, spent = Fold({}), 0.0
         for number, raw in enumerate(raws, 1):
             fold.apply(raw)
-            if number % 10_000 == 0 or number == len(raws):
+            if number % BATCH == 0 or number == len(raws):
                 delta, began = fold.drain(hot=False), time.process_time()
                 store.commit(delta)
                 spent += time.process_time() - began

@@ -310,7 +310,7 @@ async def test_signs_of_life_are_no_answer(
     """Our client waits on, longer than for a silence, and has the answer."""
     monkeypatch.setattr(queryservice, "EVERY", 0.01)
     monkeypatch.setattr(querying, "SILENCE", 0.5)
-    sql = "SELECT count(*) FROM range(60_000_000) t(i) WHERE hash(i) % 7 = 1"
+    sql = "SELECT count(*) FROM range(150_000_000) t(i) WHERE hash(i) % 7 = 1"
     began = time.monotonic()
     rows = await served.queries.sql(q.SqlRequest(sql=sql, timeout=60))
     assert rows.rows[0][0] > 1_000_000

@@ -12,19 +12,16 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
-import nats.protocol.parser
-from nats.aio.client import Client as NatsClient
-from nats.aio.msg import Msg
+from events.natspy import Client as NatsClient
+from events.natspy import Msg, parser
 
 _BLANK = rb"[ \t]+"
 _WORD = rb"([^ \t\r\n]+)"
 _HEAD = _BLANK + _WORD + _BLANK + _WORD + _BLANK + rb"(" + _WORD + _BLANK + rb")?"
 
 # What nats-server takes for a blank, and nothing else; the groups are nats-py's.
-nats.protocol.parser.MSG_RE = re.compile(rb"\AMSG" + _HEAD + rb"(\d+)\r\n")
-nats.protocol.parser.HMSG_RE = re.compile(
-    rb"\AHMSG" + _HEAD + rb"(\d+)" + _BLANK + rb"(\d+)\r\n"
-)
+parser.MSG_RE = re.compile(rb"\AMSG" + _HEAD + rb"(\d+)\r\n")
+parser.HMSG_RE = re.compile(rb"\AHMSG" + _HEAD + rb"(\d+)" + _BLANK + rb"(\d+)\r\n")
 
 
 MANY = 2

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import msgspec
-import nats.errors
-from nats.aio.subscription import Subscription
 
 from events.client import Client, at_once
 from events.errors import (
@@ -28,6 +26,7 @@ from events.errors import (
     WakeError,
 )
 from events.names import MAX_MESSAGE
+from events.natspy import Subscription, errors
 from events.presence import Connection
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class Wire:
         try:
             async with asyncio.timeout(ANSWER):
                 await wire.client.connect(url, user=user, password=password, **settings)
-        except (OSError, nats.errors.Error, TimeoutError) as error:
+        except (OSError, errors.Error, TimeoutError) as error:
             why = wire.client.last_error or error
             await wire.close()
             raise _no_connection(url, why) from error
@@ -262,12 +261,12 @@ class Wire:
                 pending_msgs_limit=0,  # bounded by what was asked for, never dropped
                 pending_bytes_limit=0,
             )
-        except (nats.errors.Error, OSError) as error:
+        except (errors.Error, OSError) as error:
             raise OutcomeUnknown(f"cannot listen on nats-server: {error}") from error
 
     async def hush(self, subscription: Subscription) -> None:
         """Let the server stop sending, and go on hearing what is under way."""
-        with contextlib.suppress(nats.errors.Error, OSError):
+        with contextlib.suppress(errors.Error, OSError):
             # nats-py has no other way to end the one without the other.
             await self.client._send_unsubscribe(subscription._id)  # noqa: SLF001
 
@@ -276,7 +275,7 @@ class Wire:
 
         A server that cannot be told has lost the subscription with the connection.
         """
-        with contextlib.suppress(nats.errors.Error, OSError, Unavailable):
+        with contextlib.suppress(errors.Error, OSError, Unavailable):
             try:
                 if self.connected:
                     await self.hush(subscription)
@@ -305,7 +304,7 @@ class Wire:
                 reply=reply,
                 headers=dict(headers) if headers else None,
             )
-        except (nats.errors.Error, OSError) as error:
+        except (errors.Error, OSError) as error:
             raise OutcomeUnknown(f"cannot send to nats-server: {error}") from error
 
     async def request(

@@ -21,7 +21,7 @@ ADAPTERS = {
     "nats": {
         f"events/{name}.py"
         for name in (
-            "client",
+            "natspy",
             "wire",
             "direct",
             "jetstream",
@@ -97,9 +97,20 @@ def test_the_core_loads_nothing_heavy() -> None:
     """Not the connection, nor the models, nor the database."""
     heavy = ["nats", "pydantic", "pydantic_ai", "duckdb", "aiohttp", "rich", "typer"]
     heavy += ["jsonschema", "referencing"]
+    assert loaded("events.execution, events.commands, events.memory", heavy) == ""
+
+
+def test_the_command_line_loads_no_http() -> None:
+    """It is half of what a command takes to start; nor what only some commands need."""
+    heavy = ["aiohttp", "duckdb", "pydantic_ai", "jwt", "jsonschema"]
+    assert loaded("gateway.cli, gateway.reading, gateway.commanding", heavy) == ""
+
+
+def loaded(modules: str, watched: list[str]) -> str:
+    """Which of these libraries an import loads."""
     code = (
-        "import sys, events.execution, events.commands, events.memory; "
-        f"print(*(name for name in {heavy!r} if name in sys.modules))"
+        f"import sys, {modules}; "
+        f"print(*(name for name in {watched!r} if name in sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -108,7 +119,7 @@ def test_the_core_loads_nothing_heavy() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == ""
+    return done.stdout.strip()
 
 
 def test_no_module_has_a_vague_or_a_taken_name() -> None:

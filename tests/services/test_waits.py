@@ -196,9 +196,9 @@ def test_the_index_finds_what_a_look_at_all_would_find(
 
 @pytest.mark.parametrize(
     ("kind", "many"),
-    [("one type", 20_000), ("a filter each", 100_000), ("a type each", 20_000)],
+    [("one type", 20_000), ("a filter each", 20_000), ("a type each", 20_000)],
 )
-def test_a_hundred_thousand_waits_take_little(kind: str, many: int) -> None:
+def test_thousands_of_waits_take_little(kind: str, many: int) -> None:
     """At most 400 bytes each, the names of the executions included."""
     now = utc_now()
 

@@ -1,8 +1,12 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from logs import JetStreamLog
 from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
 
 from events.client import headers_of, lines_of
+from events.wire import Nobody, Wire
 
 STATUSES = [b"", b" 100 Idle Heartbeat", b" 404 No Messages", b" 408 Request Timeout"]
 LINES = [b"a: b\r\n", b"Nats-Pending-Messages: 3\r\n", b"c:\r\n"]
@@ -20,6 +24,12 @@ PIECES = st.sampled_from(
         b"1",
     ]
 )
+
+
+@pytest.fixture
+def wire(jetstream_log: JetStreamLog) -> Wire:
+    """A connection to a server."""
+    return jetstream_log.journal.wire
 
 
 @given(st.lists(PIECES, max_size=12).map(b"".join))
@@ -48,3 +58,34 @@ def test_a_status_needs_no_words() -> None:
     assert headers_of(b"NATS/1.0 503\r\n\r\n") == {"Status": "503"}
     found = headers_of(b"NATS/1.0 503\r\na: b\r\n\r\n")
     assert found == {"Status": "503", "a": "b"}
+
+
+async def test_who_fails_at_a_message_hears_the_next(wire: Wire) -> None:
+    """Reading goes on; they are called in order, before an answer sent after them."""
+    heard: list[bytes] = []
+
+    def take(message: Msg) -> None:
+        heard.append(message.data)
+        raise ValueError(message.data)
+
+    subscription = await wire.subscribe("told", take)
+    for number in range(3):
+        await wire.send("told", b"%d" % number)
+    await wire.flush()
+    assert heard == [b"0", b"1", b"2"]
+    await wire.unsubscribe(subscription)
+    await wire.send("told", b"too late")
+    await wire.flush()
+    assert len(heard) == 3
+
+
+async def test_headers_of_a_message_are_there_for_who_asks(wire: Wire) -> None:
+    """With a status for what is no data; and none is none."""
+    heard: list[Msg] = []
+    await wire.subscribe("told", heard.append)
+    await wire.send("told", b"x", headers={"a": "b"})
+    await wire.send("told", b"x")
+    await wire.flush()
+    assert [message.headers for message in heard] == [{"a": "b"}, None]
+    with pytest.raises(Nobody):
+        await wire.request("nobody.there")

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from events.direct import ask_leader, read_subject
+from events.direct import ask_leader, read_subject, subjects_of
 from events.errors import Corrupt, OutcomeUnknown, Unavailable
 from events.names import (
     BLOBS,
@@ -76,17 +76,8 @@ class _Ack(msgspec.Struct):
     seq: int = 0
 
 
-class _StreamState(msgspec.Struct):
-    subjects: dict[str, int] | None = None
-
-
-class _StreamInfo(msgspec.Struct):
-    state: _StreamState
-
-
 _info = msgspec.json.Decoder(_Info)
 _ack = msgspec.json.Decoder(_Ack)
-_stream_info = msgspec.json.Decoder(_StreamInfo)
 
 
 class Bucket:
@@ -171,12 +162,10 @@ class Bucket:
 
         Raises Unavailable.
         """
-        query = {"subjects_filter": blobs_filter(key)}
         try:
-            answer = await self._wire.api(f"STREAM.INFO.{BLOBS_STREAM}", query)
-        except (ApiError, OutcomeUnknown) as error:
+            subjects = await subjects_of(self._wire, BLOBS_STREAM, blobs_filter(key))
+        except OutcomeUnknown as error:
             raise Unavailable(f"blobs cannot be listed now: {error}") from error
-        subjects = _stream_info.decode(answer).state.subjects or {}
         digests = (subject.rpartition(".")[2] for subject in subjects)
         return [f"{key.user}/{key.execution}/{d}" for d in digests if _is_digest(d)]
 

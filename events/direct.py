@@ -2,16 +2,18 @@
 
 ``ask_leader`` gives one message and is never stale. ``read_subject`` gives all
 of a literal subject in batched direct gets: cheap, and on a cluster maybe
-without the newest (a lagging follower answers too).
+without the newest (a lagging follower answers too). ``subjects_of`` tells what
+there is to read.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from events.errors import OutcomeUnknown, Unavailable
+from events.provisioning import NO_STREAM
 from events.wire import ANSWER, ApiError, Wire, status
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ BATCH_BYTES = 4 * 1024 * 1024
 """Bytes it asks for: a server that sends more than it may buffer cuts us off."""
 
 NOT_FOUND = 10037
+
+NOTHING_THERE = (NOT_FOUND, NO_STREAM)
+"""What is answered where nobody may ever have served, too."""
 
 
 class StoredMessage(msgspec.Struct):
@@ -39,20 +44,59 @@ class _Found(msgspec.Struct):
     message: StoredMessage
 
 
+class _State(msgspec.Struct):
+    subjects: dict[str, int] | None = None
+
+
+class _Info(msgspec.Struct):
+    state: _State
+    total: int = 0
+
+
 _found = msgspec.json.Decoder(_Found)
+_info = msgspec.json.Decoder(_Info)
 
 
 async def ask_leader(
-    wire: Wire, stream: str, query: Mapping[str, Any]
+    wire: Wire,
+    stream: str,
+    query: Mapping[str, Any],
+    *,
+    absent: Collection[int] = (NOT_FOUND,),
 ) -> StoredMessage | None:
-    """Ask the leader for one message; raises OutcomeUnknown."""
+    """Ask the leader for one message; ``absent`` are the errors that mean none.
+
+    Raises OutcomeUnknown.
+    """
     try:
         answer = await wire.api(f"STREAM.MSG.GET.{stream}", query)
     except ApiError as error:
-        if error.number == NOT_FOUND:
+        if error.number in absent:
             return None
         raise OutcomeUnknown(str(error)) from error
     return _found.decode(answer).message
+
+
+async def subjects_of(
+    wire: Wire, stream: str, matching: str, *, absent: Collection[int] = ()
+) -> list[str]:
+    """Return the subjects that have messages, page by page, as the leader knows it.
+
+    ``absent`` are the errors that mean none. Raises OutcomeUnknown.
+    """
+    found: dict[str, None] = {}
+    while True:
+        query = {"subjects_filter": matching, "offset": len(found)}
+        try:
+            info = _info.decode(await wire.api(f"STREAM.INFO.{stream}", query))
+        except ApiError as error:
+            if error.number in absent:
+                return []
+            raise OutcomeUnknown(str(error)) from error
+        before = len(found)
+        found |= dict.fromkeys(info.state.subjects or ())
+        if len(found) in (before, info.total):
+            return list(found)
 
 
 async def read_subject(

@@ -5,11 +5,11 @@ that. What is decided on is read from the leader, so it is never stale.
 """
 
 import asyncio
-import base64
 from typing import Any, Self
 
 import msgspec
 
+from events.direct import NOTHING_THERE, ask_leader, subjects_of
 from events.errors import (
     Conflict,
     OutcomeUnknown,
@@ -18,7 +18,7 @@ from events.errors import (
     Unavailable,
 )
 from events.names import EXPECTED_POSITION, bucket_stream, bucket_subject
-from events.provisioning import NO_STREAM, provision_bounded
+from events.provisioning import provision_bounded
 from events.register import Held, Register
 from events.wire import ApiError, Nobody, Wire, raise_problem
 
@@ -41,37 +41,16 @@ AT_ONCE = 64
 DELETED = {"KV-Operation": "DEL"}
 """What a value without content says to other clients."""
 
-NOT_FOUND = 10037
 WRONG_LAST_SEQUENCE = 10071
 TOO_LARGE = 10054
 FULL = 10077
-
-
-class _Message(msgspec.Struct):
-    seq: int
-    data: str = ""
-
-
-class _Found(msgspec.Struct):
-    message: _Message
 
 
 class _Ack(msgspec.Struct):
     seq: int = 0
 
 
-class _State(msgspec.Struct):
-    subjects: dict[str, int] | None = None
-
-
-class _Info(msgspec.Struct):
-    state: _State
-    total: int = 0
-
-
-_found = msgspec.json.Decoder(_Found)
 _ack = msgspec.json.Decoder(_Ack)
-_info = msgspec.json.Decoder(_Info)
 
 
 def bucket_config(bucket: str, about: str) -> dict[str, Any]:
@@ -126,15 +105,12 @@ class JetStreamRegister(Register):
         """Return the value of a key, as the leader knows it."""
         query = {"last_by_subj": bucket_subject(self._bucket, key)}
         try:
-            answer = await self._wire.api(f"STREAM.MSG.GET.{self._stream}", query)
-        except ApiError as error:
-            if error.number in (NOT_FOUND, NO_STREAM):
-                return Held()
-            raise self._unreachable(error) from error
+            found = await ask_leader(
+                self._wire, self._stream, query, absent=NOTHING_THERE
+            )
         except OutcomeUnknown as error:
             raise self._unreachable(error) from error
-        message = _found.decode(answer).message
-        return Held(base64.b64decode(message.data), message.seq)
+        return Held(found.data, found.seq) if found else Held()
 
     async def write(self, key: str, value: bytes, *, after: int) -> int:
         """Replace the value of a key, if ``after`` is still its revision."""
@@ -180,28 +156,15 @@ class JetStreamRegister(Register):
         return [key for key, is_there in zip(written, there, strict=True) if is_there]
 
     async def _written(self) -> set[str]:
-        """Every key that ever had a value, page by page."""
+        """Every key that ever had a value."""
         prefix = bucket_subject(self._bucket, "")
-        found: set[str] = set()
-        while True:
-            query = {"subjects_filter": f"{prefix}>", "offset": len(found)}
-            info = await self._subjects(query)
-            before = len(found)
-            found |= {name.removeprefix(prefix) for name in info.state.subjects or ()}
-            if len(found) in (before, info.total):
-                return found
-
-    async def _subjects(self, query: dict[str, Any]) -> _Info:
         try:
-            return _info.decode(
-                await self._wire.api(f"STREAM.INFO.{self._stream}", query)
+            written = await subjects_of(
+                self._wire, self._stream, f"{prefix}>", absent=NOTHING_THERE
             )
-        except ApiError as error:
-            if error.number == NO_STREAM:
-                return _Info(_State())
-            raise self._unreachable(error) from error
         except OutcomeUnknown as error:
             raise self._unreachable(error) from error
+        return {subject.removeprefix(prefix) for subject in written}
 
     def _unreachable(self, error: Exception) -> Unavailable:
         return Unavailable(f"the bucket {self._bucket} cannot be read now: {error}")

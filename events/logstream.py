@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
+from events.direct import ask_leader
 from events.errors import InvalidInput, OutcomeUnknown, ServerUnsuitable, Unavailable
 from events.logbook import (
     LINES,
@@ -56,7 +57,6 @@ IN_FLIGHT = 256
 REMEMBERED = 30
 """Seconds a server knows the refs it stored: longer than a lost leader costs."""
 
-NOT_FOUND = 10037
 
 STRANGE = "unreadable"
 """The event type of what somebody else put into the stream."""
@@ -77,19 +77,10 @@ _stream: dict[str, Any] = {
 }
 
 
-class _First(msgspec.Struct):
-    seq: int
-
-
-class _Kept(msgspec.Struct):
-    message: _First
-
-
 class _Purged(msgspec.Struct):
     purged: int = 0
 
 
-_kept = msgspec.json.Decoder(_Kept)
 _purged = msgspec.json.Decoder(_Purged)
 _encoder = msgspec.json.Encoder()
 
@@ -213,13 +204,8 @@ class JetStreamLogbook(Logbook):
         info = await self._wire.api(f"STREAM.INFO.{LOGS}")
         following = int(msgspec.json.decode(info)["state"]["last_seq"]) + 1
         query = {"start_time": moment.isoformat(), "next_by_subj": LOGS_ALL}
-        try:
-            answer = await self._wire.api(f"STREAM.MSG.GET.{LOGS}", query)
-        except ApiError as error:
-            if error.number != NOT_FOUND:
-                raise
-            return following
-        return _kept.decode(answer).message.seq
+        found = await ask_leader(self._wire, LOGS, query)
+        return found.seq if found else following
 
     async def _purge(self, what: dict[str, Any]) -> int:
         try:

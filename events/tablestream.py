@@ -4,13 +4,13 @@ What is decided on is read from the leader, so it is never stale.
 """
 
 import asyncio
-import base64
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
+from events.direct import NOTHING_THERE, ask_leader, subjects_of
 from events.errors import (
     Conflict,
     OutcomeUnknown,
@@ -25,7 +25,7 @@ from events.names import (
     TTL,
     recurring_subject,
 )
-from events.provisioning import NO_STREAM, provision
+from events.provisioning import provision
 from events.pull import Feed, Source
 from events.timetable import Definition, Entry, Name, Ran, Removal, Timetable
 from events.wire import ApiError, Wire, raise_problem
@@ -49,7 +49,6 @@ AT_ONCE = 64
 """Schedules read at once."""
 
 WRONG_LAST_SEQUENCE = 10071
-NOT_FOUND = 10037
 
 _stream: dict[str, Any] = {
     "name": RECURRING,
@@ -68,31 +67,11 @@ _stream: dict[str, Any] = {
 T = TypeVar("T", Definition, Ran, Removal)
 
 
-class _Message(msgspec.Struct):
-    seq: int
-    data: str = ""
-
-
-class _Found(msgspec.Struct):
-    message: _Message
-
-
 class _Ack(msgspec.Struct):
     seq: int = 0
 
 
-class _State(msgspec.Struct):
-    subjects: dict[str, int] | None = None
-
-
-class _Info(msgspec.Struct):
-    state: _State
-    total: int = 0
-
-
-_found = msgspec.json.Decoder(_Found)
 _ack = msgspec.json.Decoder(_Ack)
-_info = msgspec.json.Decoder(_Info)
 
 
 class JetStreamTimetable(Timetable):
@@ -181,28 +160,21 @@ class JetStreamTimetable(Timetable):
     async def _last(self, name: Name, part: str, kind: type[T]) -> tuple[T, int] | None:
         query = {"last_by_subj": recurring_subject(*name, part)}
         try:
-            answer = await self._wire.api(f"STREAM.MSG.GET.{RECURRING}", query)
-        except ApiError as error:
-            if error.number == NOT_FOUND:
-                return None
-            raise Unavailable(f"schedules cannot be read now: {error}") from error
+            found = await ask_leader(self._wire, RECURRING, query)
         except OutcomeUnknown as error:
             raise Unavailable(f"schedules cannot be read now: {error}") from error
-        message = _found.decode(answer).message
-        return _decoded(base64.b64decode(message.data), kind), message.seq
+        return (_decoded(found.data, kind), found.seq) if found else None
 
     async def names(self, user: str | None = None) -> list[Name]:
         """Return which there are, all or a user's."""
-        found: dict[Name, None] = {}
-        subjects = recurring_subject(user or "*", "*", DEFINED)
-        while True:
-            query = {"subjects_filter": subjects, "offset": len(found)}
-            info = await self._info(query)
-            page = map(_name, info.state.subjects or ())
-            before = len(found)
-            found |= dict.fromkeys(page)
-            if len(found) in (before, info.total):
-                return list(found)
+        matching = recurring_subject(user or "*", "*", DEFINED)
+        try:
+            found = await subjects_of(
+                self._wire, RECURRING, matching, absent=NOTHING_THERE
+            )
+        except OutcomeUnknown as error:
+            raise Unavailable(f"schedules are out of reach: {error}") from error
+        return list(map(_name, found))
 
     async def follow(self) -> AsyncGenerator[Sequence[Name], None]:
         """Yield which were defined or changed: first those there are, then live."""
@@ -210,17 +182,6 @@ class JetStreamTimetable(Timetable):
         async with aclosing(Feed(self._wire, source, 0).runs(None)) as runs:
             async for run in runs:
                 yield list(dict.fromkeys(run))
-
-    async def _info(self, query: dict[str, Any]) -> _Info:
-        """Ask for subjects; where nobody ever served there are none."""
-        try:
-            return _info.decode(await self._wire.api(f"STREAM.INFO.{RECURRING}", query))
-        except ApiError as error:
-            if error.number == NO_STREAM:
-                return _Info(_State())
-            raise Unavailable(f"schedules are out of reach: {error}") from error
-        except OutcomeUnknown as error:
-            raise Unavailable(f"schedules are out of reach: {error}") from error
 
     async def _api(self, subject: str, query: dict[str, Any]) -> bytes:
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from events.direct import subjects_of
 from events.errors import (
     OutcomeUnknown,
     ServerUnsuitable,
@@ -70,18 +71,6 @@ _consumer: dict[str, Any] = {
 }
 
 _timer = msgspec.json.Decoder(Timer)
-
-
-class _State(msgspec.Struct):
-    subjects: dict[str, int] | None = None
-
-
-class _Info(msgspec.Struct):
-    state: _State
-    total: int = 0
-
-
-_info = msgspec.json.Decoder(_Info)
 
 
 class JetStreamAlarm(Leased, Alarm):
@@ -151,20 +140,11 @@ class JetStreamTimers(Timers):
 
     async def armed(self) -> set[Armed]:
         """Return all that wait for their time now."""
-        found: set[Armed] = set()
-        while True:
-            query = {"subjects_filter": SCHEDULES_ALL, "offset": len(found)}
-            try:
-                answer = await self._wire.api(f"STREAM.INFO.{SCHEDULES}", query)
-            except (ApiError, OutcomeUnknown) as error:
-                raise Unavailable(f"timers cannot be read now: {error}") from error
-            info = _info.decode(answer)
-            page = {_armed(subject) for subject in info.state.subjects or ()}
-            if page <= found:
-                return found
-            found |= page
-            if len(found) >= info.total:
-                return found
+        try:
+            found = await subjects_of(self._wire, SCHEDULES, SCHEDULES_ALL)
+        except OutcomeUnknown as error:
+            raise Unavailable(f"timers cannot be read now: {error}") from error
+        return set(map(_armed, found))
 
     async def take(self, limit: int, wait: float) -> list[Alarm]:
         """Lease up to ``limit`` that went off."""

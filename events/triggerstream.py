@@ -6,7 +6,7 @@ shut out all others for days, and to have no bound would let it fill the disk
 under EVENTS (``docs/adr/0014``).
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from events.client import Client
+from events.direct import NOT_FOUND, NOTHING_THERE, StoredMessage, ask_leader
 from events.errors import OutcomeUnknown, ServerUnsuitable, Unavailable
 from events.names import (
     MAX_MESSAGE,
@@ -44,7 +45,6 @@ AT_A_TIME = 100
 TAKEN = 5
 """Ids that a trigger may have, should others have taken them."""
 
-NOT_FOUND = 10037
 
 NOBODY = (
     "the trigger was not stored, there is no stream of triggers on this nats-server: "
@@ -91,20 +91,8 @@ class _Info(msgspec.Struct):
     state: _State
 
 
-class _Message(msgspec.Struct):
-    subject: str
-    seq: int
-    data: bytes = b""
-    hdrs: bytes = b""
-
-
-class _Found(msgspec.Struct):
-    message: _Message
-
-
 _ack = msgspec.json.Decoder(_Ack)
 _info = msgspec.json.Decoder(_Info)
-_found = msgspec.json.Decoder(_Found)
 
 
 class JetStreamTriggers(Triggers):
@@ -166,16 +154,8 @@ class JetStreamTriggers(Triggers):
 
     async def _user_at(self, position: int) -> str | None:
         """Whose trigger is stored there; None if none is."""
-        try:
-            query = {"seq": position}
-            answer = await self._wire.api(f"STREAM.MSG.GET.{TRIGGERS}", query)
-        except ApiError as error:
-            if error.number == NOT_FOUND:
-                return None
-            raise _out_of_reach(error) from error
-        except OutcomeUnknown as error:
-            raise _out_of_reach(error) from error
-        return _found.decode(answer).message.subject.split(".")[1]
+        found = await self._ask({"seq": position})
+        return found.subject.split(".")[1] if found else None
 
     async def _store(
         self, user: str, event_type: str, body: bytes, headers: Mapping[str, str] | None
@@ -211,16 +191,18 @@ class JetStreamTriggers(Triggers):
     async def beyond(self, user: str, event_type: str, after: int) -> Posted | None:
         """Return the first trigger of this user and type, as the leader knows it."""
         query = {"seq": after + 1, "next_by_subj": trigger_subject(user, event_type)}
+        found = await self._ask(query, absent=NOTHING_THERE)
+        if found is None:
+            return None
+        return Posted(found.seq, found.subject, found.data, _headers(found.hdrs))
+
+    async def _ask(
+        self, query: dict[str, Any], absent: Collection[int] = (NOT_FOUND,)
+    ) -> StoredMessage | None:
         try:
-            answer = await self._wire.api(f"STREAM.MSG.GET.{TRIGGERS}", query)
-        except ApiError as error:
-            if error.number in (NOT_FOUND, NO_STREAM):
-                return None
-            raise _out_of_reach(error) from error
+            return await ask_leader(self._wire, TRIGGERS, query, absent=absent)
         except OutcomeUnknown as error:
             raise _out_of_reach(error) from error
-        found = _found.decode(answer).message
-        return Posted(found.seq, found.subject, found.data, _headers(found.hdrs))
 
     async def latest(self) -> dict[str, int]:
         """Return the last position of each subject there is."""

@@ -21,6 +21,9 @@ from events.triggers import MAX_PAYLOAD, Posted, check_body
 STRUCTURED = "application/cloudevents"
 """How the content type of a structured event begins (its format follows a ``+``)."""
 
+KIND = f"{STRUCTURED}+json"
+"""The content type of what ``write`` writes, and the only format that is taken."""
+
 PREFIX = "ce-"
 """How the headers of a binary event begin."""
 
@@ -72,6 +75,19 @@ def read(posted: Posted) -> Trigger:
     )
 
 
+def write(event_id: str, source: str, event_type: str, data: Any) -> bytes:
+    """Write a structured event, whole: no data passes for something else in it."""
+    return _encoder.encode(
+        {
+            "specversion": SPEC,
+            "id": event_id,
+            "source": source,
+            "type": event_type,
+            "data": data,
+        }
+    )
+
+
 def wants_answer(posted: Posted) -> str | None:
     """Return the id under which to answer; raises InvalidInput if it is none."""
     wanted = next(
@@ -105,10 +121,10 @@ def _content(
 
 
 def _parsed(body: bytes, content_type: str) -> _Event:
-    if _media(content_type) != f"{STRUCTURED}+json":
+    if _media(content_type) != KIND:
         _refuse(
             f"content type {content_type!r:.80} is not taken: send CloudEvents one by "
-            f"one, as {STRUCTURED}+json"
+            f"one, as {KIND}"
         )
     return _convert(body)
 

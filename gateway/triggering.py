@@ -17,7 +17,7 @@ from events.wire import Wire
 from gateway.composition import Place
 from gateway.sending import connected
 from gateway.times import seconds_of
-from services.woken import TriggerAnswer
+from services.woken import TriggerAnswer, accepted
 
 ANSWER = 10.0
 """Seconds to wait for an answer; the trigger is stored all the same."""
@@ -71,17 +71,7 @@ async def _publish(
                 f"(wake up)? The trigger is stored (position {position}) and wakes "
                 "whoever waits for it when one is"
             ) from error
-    return _read(raw)
-
-
-def _read(raw: bytes) -> TriggerAnswer:
-    try:
-        answer = msgspec.json.decode(raw, type=TriggerAnswer)
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise Unavailable(f"the answer cannot be read: {error}") from error
-    if not answer.accepted:
-        raise InvalidInput(answer.message)
-    return answer
+    return accepted(raw)
 
 
 def _json(text: str) -> bytes:

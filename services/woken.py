@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import msgspec
 
 from events.cloudevents import Trigger
-from events.errors import WakeError
+from events.errors import InvalidInput, Unavailable, WakeError
 
 REMEMBERED = 10_000
 """Triggers whose wake-ups are counted: an answer is given within seconds."""
@@ -75,6 +75,20 @@ class Woken:
             trigger=trigger.id,
             woken=self._counts.get(trigger.id, 0),
         )
+
+
+def accepted(raw: bytes) -> TriggerAnswer:
+    """Read an answer that says yes; raises InvalidInput with why one says no.
+
+    Raises Unavailable for what is no answer.
+    """
+    try:
+        answer = msgspec.json.decode(raw, type=TriggerAnswer)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise Unavailable(f"the answer cannot be read: {error}") from error
+    if not answer.accepted:
+        raise InvalidInput(answer.message)
+    return answer
 
 
 def refusal(position: int, error: WakeError) -> TriggerAnswer:

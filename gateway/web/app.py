@@ -57,7 +57,7 @@ def compose(edge: Edge) -> web.Application:
     app.add_routes(feeds.routes())
     app.add_routes(static.routes())
     keys = edge.settings.gateway.webhook_keys
-    hooks = Webhooks(edge.triggers, edge.inbox, keys.reveal().split() if keys else ())
+    hooks = Webhooks(edge.desk, keys.reveal().split() if keys else ())
     app.add_routes(hooks.routes())
     return app
 

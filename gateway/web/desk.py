@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Self
 
-import msgspec
-
-from events.errors import InvalidInput, Unavailable
+from events.cloudevents import KIND
+from events.errors import Unavailable
 from events.inbox import Inbox
 from events.journal import Journal
 from events.names import ANSWERS_ALL, TRACE, WANTS_ANSWER, Key, answer_subject
@@ -23,7 +22,7 @@ from gateway.web.identity import Identity
 from services.handler import Handler
 from services.requests import NEW, Answer, acceptance
 from services.telemetry import current
-from services.woken import TriggerAnswer
+from services.woken import TriggerAnswer, accepted
 
 WAIT: Final = 10.0
 """Seconds to wait for an answer; the command is stored all the same."""
@@ -117,23 +116,23 @@ class Desk:
         raise Unanswered(command, key)
 
     async def tell(
-        self, user: str, event_type: str, body: bytes, name: str, kind: str
+        self, user: str, event_type: str, event: bytes, name: str, wait: float = WAIT
     ) -> TriggerAnswer | None:
-        """Publish a trigger once; returns what became of it, None if it was there.
+        """Publish a CloudEvent once; returns what became of it, None if it was there.
 
         Raises InvalidInput and Unavailable. Without ``woken`` nobody said so in time.
         """
         asked = f"gw-{secrets.token_hex(8)}"
-        headers = {WANTS_ANSWER: asked, "content-type": kind, **traced()}
+        headers = {WANTS_ANSWER: asked, "content-type": KIND, **traced()}
         with self._awaiting(user, asked) as answer:
             new = await self._triggers.publish_once(
-                user, event_type, body, name=name, headers=headers
+                user, event_type, event, name=name, headers=headers
             )
             if not new:
                 return None
             try:
-                async with asyncio.timeout(WAIT):
-                    return _told(await answer)
+                async with asyncio.timeout(wait):
+                    return accepted(await answer)
             except TimeoutError:
                 return TriggerAnswer(position=0, accepted=True)
 
@@ -141,10 +140,3 @@ class Desk:
 def traced() -> dict[str, str]:
     """The header that carries the active span on, if there is one."""
     return {TRACE: span} if (span := current()) else {}
-
-
-def _told(raw: bytes) -> TriggerAnswer:
-    answer = msgspec.json.decode(raw, type=TriggerAnswer)
-    if not answer.accepted:
-        raise InvalidInput(answer.message)
-    return answer

@@ -1,7 +1,6 @@
 """Triggers over REST: something happened outside."""
 
-import msgspec
-
+from events import cloudevents
 from events.names import EVERYBODY
 from gateway.web import shapes
 from gateway.web.operation import Call, Result
@@ -13,8 +12,6 @@ from services.ids import new_id
 SOURCE = "api"
 """Where the CloudEvents of this gateway come from."""
 
-KIND = "application/cloudevents+json"
-
 
 async def trigger(call: Call) -> Result:
     """Wake who waits for it: 200 and how many, or 202 when nobody says so in time."""
@@ -24,26 +21,12 @@ async def trigger(call: Call) -> Result:
     user = EVERYBODY if asked.everybody else call.who.user
     key = idempotency_key(call)
     name = f"{SOURCE} {call.who.user} {key or new_id(utc_now())}"
-    answer = await call.edge.desk.tell(
-        user, asked.event_type, _cloud_event(name, asked), name, KIND
-    )
+    event = cloudevents.write(name, SOURCE, asked.event_type, asked.payload)
+    answer = await call.edge.desk.tell(user, asked.event_type, event, name)
     if answer is None:
         return Result(payload=shapes.Triggered(duplicate=True))
     status = 202 if answer.woken is None else 200
     return Result(
         payload=shapes.Triggered(trigger=answer.trigger, woken=answer.woken),
         status=status,
-    )
-
-
-def _cloud_event(name: str, asked: shapes.Happening) -> bytes:
-    """Written out whole, so that no payload passes for something else."""
-    return msgspec.json.encode(
-        {
-            "specversion": "1.0",
-            "id": name,
-            "source": SOURCE,
-            "type": asked.event_type,
-            "data": asked.payload,
-        }
     )

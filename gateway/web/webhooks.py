@@ -10,7 +10,6 @@ nobody twice, whatever died in between.
 import asyncio
 import base64
 import logging
-import secrets
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
@@ -19,18 +18,21 @@ from aiohttp import web
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from events import cloudevents
 from events.errors import InvalidInput, Misconfigured, TooLarge, WakeError
-from events.inbox import Inbox
-from events.names import EVERYBODY, WANTS_ANSWER, check_event_type, check_id
-from events.triggers import MAX_PAYLOAD, Triggers
+from events.names import EVERYBODY, check_event_type, check_id
+from events.triggers import MAX_PAYLOAD
 from gateway.web import reading
+from gateway.web.desk import Desk
 from gateway.web.problems import TooSlow, Unauthorized, told
 from gateway.web.seldom import Seldom
-from services.woken import TriggerAnswer
 
 logger = logging.getLogger(__name__)
 
 PATH: Final = "/webhooks/agent-trigger"
+
+SOURCE = "webhook"
+"""Where the CloudEvents come from that are made of plain webhooks."""
 
 ANSWER = 2.0
 """Seconds to wait for how many were woken; the trigger is stored all the same."""
@@ -79,8 +81,8 @@ class Webhooks:
     Several are for rotation. Raises Misconfigured for a key that is none.
     """
 
-    def __init__(self, triggers: Triggers, inbox: Inbox, keys: Sequence[str]) -> None:
-        self._triggers, self._inbox = triggers, inbox
+    def __init__(self, desk: Desk, keys: Sequence[str]) -> None:
+        self._desk = desk
         self._hooks = [_hook(key) for key in keys]
         self._seldom = Seldom(logger)
 
@@ -125,19 +127,12 @@ class Webhooks:
 
     async def _publish(self, name: str, body: bytes, content_type: str) -> Outcome:
         user, event_type, message = _message(name, body, content_type)
-        asked = f"hook-{secrets.token_hex(8)}"
-        headers = {WANTS_ANSWER: asked, "content-type": "application/cloudevents+json"}
-        async with self._inbox.answers(user, asked) as answers:
-            new = await self._triggers.publish_once(
-                user, event_type, message, name=f"webhook {name}", headers=headers
-            )
-            if not new:
-                return Outcome(duplicate=True)
-            try:
-                async with asyncio.timeout(ANSWER):
-                    return _outcome(await answers.get())
-            except TimeoutError:
-                return Outcome()
+        answer = await self._desk.tell(
+            user, event_type, message, f"webhook {name}", ANSWER
+        )
+        if answer is None:
+            return Outcome(duplicate=True)
+        return Outcome(woken=answer.woken)
 
 
 def _hook(key: str) -> Webhook:
@@ -183,14 +178,9 @@ def _message(name: str, body: bytes, content_type: str) -> tuple[str, str, bytes
     if content_type.startswith("application/cloudevents"):
         raise InvalidInput("not a CloudEvent: specversion is missing")
     call = _decoded(body, Call)
-    written = {
-        "specversion": "1.0",
-        "id": name,
-        "source": "webhook",
-        "type": check_event_type(call.event_type),
-        "data": call.payload,
-    }
-    return _user(call.user_id), call.event_type, msgspec.json.encode(written)
+    event_type = check_event_type(call.event_type)
+    written = cloudevents.write(name, SOURCE, event_type, call.payload)
+    return _user(call.user_id), event_type, written
 
 
 def _decoded(body: bytes, kind: type[T]) -> T:
@@ -202,10 +192,3 @@ def _decoded(body: bytes, kind: type[T]) -> T:
 
 def _user(name: str) -> str:
     return name if name == EVERYBODY else check_id(name, "user")
-
-
-def _outcome(raw: bytes) -> Outcome:
-    answer = msgspec.json.decode(raw, type=TriggerAnswer)
-    if not answer.accepted:
-        raise InvalidInput(answer.message)
-    return Outcome(woken=answer.woken)

@@ -19,6 +19,7 @@ from events.errors import Misconfigured, Unavailable
 from events.names import MESSAGE_ID
 from events.pinned import JetStreamInbox
 from events.triggerstream import TAKEN, JetStreamTriggers, _digest
+from gateway.web.desk import Desk
 from gateway.web.seldom import Seldom
 from gateway.web.webhooks import LARGEST, PATH, Webhooks
 from services.handler import Handler
@@ -87,9 +88,12 @@ async def sender(
     inbox = JetStreamInbox(await jetstream_log.wire())
     waker = Waker(Handler(jetstream_log.journal, "r"), outside.triggers, inbox.answer)
     reactor = Reactor(jetstream_log.journal, [waker])
+    wire = await jetstream_log.wire()
+    opened = Desk.open(wire, inbox, jetstream_log.journal, outside.triggers)
     app = web.Application()
-    app.add_routes(Webhooks(outside.triggers, inbox, [NEW, OLD]).routes())
     async with AsyncExitStack() as stack:
+        desk = await stack.enter_async_context(opened)
+        app.add_routes(Webhooks(desk, [NEW, OLD]).routes())
         running = asyncio.create_task(reactor.run())
         async with asyncio.timeout(LIMIT):
             await reactor.ready.wait()
@@ -242,11 +246,11 @@ async def test_a_large_body_is_refused_early(
     assert await outside.triggers.last() == 1
 
 
-def test_a_key_that_is_none_is_named(outside: JetStreamOutside) -> None:
+def test_a_key_that_is_none_is_named() -> None:
     """When the gateway starts, not when the first webhook comes."""
     for key in ("whsec_", f"{NEW}%", "", "whsec_c2hvcnQ="):
         with pytest.raises(Misconfigured, match="webhook_keys"):
-            Webhooks(outside.triggers, None, [key])  # type: ignore[arg-type]
+            Webhooks(None, [key])  # type: ignore[arg-type]
 
 
 def test_a_reason_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:

@@ -36,30 +36,13 @@ class Vouched(NamedTuple):
     tier: str | None = None
 
 
-async def ask(
-    inbox: Inbox,
-    key: Key,
-    verb: str,
-    body: dict[str, Any],
-    *,
-    vouched: Vouched | None = None,
-    headers: dict[str, str] | None = None,
-) -> Answer:
-    """Send a command and return its answer; raises Refused, Declined, Unavailable.
-
-    With ``vouched`` it goes in at the gateway's door: what it says is believed.
-    """
+async def ask(inbox: Inbox, key: Key, verb: str, body: dict[str, Any]) -> Answer:
+    """Send a command and return its answer; raises Refused, Declined, Unavailable."""
     command = body.setdefault("command_id", f"cli-{secrets.token_hex(8)}")
     check_id(command, "command_id")
     payload = encoded(body)
     async with inbox.answers(key.user, command) as answers:
-        await inbox.publish(
-            key,
-            verb,
-            payload,
-            door="commands" if vouched is None else "gateway",
-            headers={**(headers or {}), **identity(key, vouched)},
-        )
+        await inbox.publish(key, verb, payload)
         try:
             async with asyncio.timeout(ANSWER):
                 raw = await answers.get()
@@ -79,10 +62,8 @@ def as_answer(raw: bytes) -> Answer:
     return answer
 
 
-def identity(key: Key, vouched: Vouched | None) -> dict[str, str]:
-    """Say who asks; a tier is one's own, it says nothing of others' executions."""
-    if vouched is None:
-        return {}
+def identity(key: Key, vouched: Vouched) -> dict[str, str]:
+    """Say at the gateway's door who asks; a tier counts for one's own executions."""
     said = {ASKED_BY: vouched.by}
     if vouched.tier is not None and vouched.by == key.user:
         said[TIER] = vouched.tier

@@ -15,7 +15,7 @@ from events.errors import InvalidInput, LimitReached
 from events.inbox import MemoryInbox
 from events.names import ASKED_BY, TIER, Key
 from events.timetable import MemoryTimetable
-from gateway.asking import Vouched, ask
+from gateway.asking import Vouched, as_answer, ask, identity
 from services.requests import NEW, Answer
 from services.schedules import Schedules
 from services.tiers import Asker
@@ -284,15 +284,18 @@ async def test_what_a_schedule_starts_is_limited_as_its_user_is(to: Clerk) -> No
 
 async def test_asking_as_the_gateway(to: Clerk) -> None:
     """Who asks goes along, and a refusal comes back with its seconds."""
-    vouched = Vouched("ada", "free")
-    await ask(to.inbox, KEY, "start", dict(START), vouched=vouched)
+
+    async def say(vouched: Vouched, verb: str = "start", key: Key = KEY) -> Answer:
+        answer = await asked(to, verb, key, headers=identity(key, vouched))
+        return as_answer(msgspec.json.encode(answer))
+
+    await say(Vouched("ada", "free"))
     with pytest.raises(LimitReached) as refused:
-        await ask(to.inbox, Key("ada", "x"), "start", dict(START), vouched=vouched)
+        await say(Vouched("ada", "free"), key=Key("ada", "x"))
     assert refused.value.retry_after == 5.0
-    admin = Vouched("root", "enterprise")
-    await ask(to.inbox, KEY, "pause", {}, vouched=admin, headers={"traceparent": ""})
+    await say(Vouched("root", "enterprise"), "pause")
     assert await by_of(to) == ["user:ada", "user:root"]
     with pytest.raises(InvalidInput, match="no tier"):
-        await ask(to.inbox, KEY, "start", dict(START), vouched=Vouched("ada", "gold"))
+        await say(Vouched("ada", "gold"))
     await ask(to.inbox, KEY, "resume", {})
     assert (await by_of(to))[-1] == "user:ada"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import waking
+from serving import serving
 
 from gateway.cli import main
 
@@ -28,14 +28,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     here = tmp_path_factory.mktemp("limited")
     here.chmod(0o777)
     (here / "wakestream.toml").write_text(CONFIG)
-    process = waking.start(here, "up", "--json")
-    try:
-        waking.until(process, "listening")
+    with serving(here):
         yield here
-    finally:
-        process.terminate()
-        ended = waking.end(process)
-    assert ended.code == 0, ended.err
 
 
 class Shell:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import waking
 from nats_server import NatsServer
+from serving import serving
 
 from events.pinned import JetStreamInbox
 from events.triggerstream import JetStreamTriggers
@@ -41,14 +41,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (here / "round").symlink_to("round")
     (here / "agents.toml").write_text(CAREFUL)
     (here / "wakestream.toml").write_text('agents.file = "agents.toml"\n')
-    process = waking.start(here, "up", "--json")
-    try:
-        waking.until(process, "listening")
+    with serving(here):
         yield here
-    finally:
-        process.terminate()
-        ended = waking.end(process)
-    assert ended.code == 0, ended.err
 
 
 class Told:

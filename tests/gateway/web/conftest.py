@@ -7,6 +7,7 @@ import edges
 import pytest
 from edges import Caller, Gateway
 from nats_server import NatsServer
+from onlookers import Writer
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +30,11 @@ async def gateway(edge_server: NatsServer, tmp_path: Path) -> AsyncIterator[Gate
 def ada(gateway: Gateway, tmp_path: Path) -> Caller:
     """A user with a token, and with nothing of earlier tests."""
     return gateway.caller(f"ada-{tmp_path.name[-40:]}")
+
+
+@pytest.fixture
+async def writer(edge_server: NatsServer, gateway: Gateway) -> AsyncIterator[Writer]:
+    """Somebody who writes to its log."""
+    assert gateway.url
+    async with Writer.open(edge_server.url) as one:
+        yield one

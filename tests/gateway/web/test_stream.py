@@ -40,14 +40,6 @@ async def gateway(edge_server: NatsServer, tmp_path: Path) -> AsyncIterator[Gate
 
 
 @pytest.fixture
-async def writer(edge_server: NatsServer, gateway: Gateway) -> AsyncIterator[Writer]:
-    """Somebody who writes to its log."""
-    assert gateway.url
-    async with Writer.open(edge_server.url) as one:
-        yield one
-
-
-@pytest.fixture
 def key(tmp_path: Path) -> Key:
     """An execution that no other test has."""
     return Key(f"s-{tmp_path.name[-50:]}", "one")

@@ -44,9 +44,6 @@ Standing = Literal["counts", "absent", "over"]
 ``absent`` is to be closed before it is forgotten, or it might be created late.
 """
 
-Which = Literal["concurrent", "hourly"]
-"""The limits that there are."""
-
 
 class Allotment(NamedTuple):
     """How much at a time and within an hour, 1 at least; None: as much as wanted."""

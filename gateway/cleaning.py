@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import uvloop
-
 from events.journal import Journal
 from events.logbook import Logbook
 from events.logstream import JetStreamLogbook
-from gateway.composition import BRIEFLY, Log, hold, open_log
+from gateway.composition import Log, with_log
 from gateway.exits import Exit
 from gateway.flags import place_in
 from gateway.output import put, put_json
@@ -73,12 +71,10 @@ def clean(
     days = _first(wanted.days, settings.retention.days, DAYS)
     tally = Tally(days=days, dry_run=wanted.dry_run)
 
-    async def main() -> None:
-        async with open_log(held) as log:
-            await _clean(log, settings, wanted, archive, tally, as_json=as_json)
+    async def sweep(log: Log) -> None:
+        await _clean(log, settings, wanted, archive, tally, as_json=as_json)
 
-    with hold(place, wait=BRIEFLY) as held:
-        uvloop.run(main())
+    with_log(place, sweep)
     if as_json:
         put_json(tally)
     else:

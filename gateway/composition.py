@@ -5,11 +5,13 @@ import os
 import re
 import shlex
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Never
+from typing import Any, Literal, Never, TypeVar
+
+import uvloop
 
 from events.errors import FolderInUse, NotFound, OutcomeUnknown, Unavailable
 from events.jetstream import JetStreamJournal
@@ -31,6 +33,8 @@ from services.telling import Tell, silent
 from services.tools import sandbox
 from services.tools.base import Tool
 from services.tools.toolbox import all_tools
+
+T = TypeVar("T")
 
 PATIENCE = 10.0
 """Seconds to wait for a data folder: a dying server may take eight to let go."""
@@ -170,6 +174,20 @@ async def open_log(held: Held) -> AsyncIterator[Log]:
         watching = group.create_task(log.watch())
         yield log
         watching.cancel()
+
+
+def with_log(place: Place, talk: Callable[[Log], Awaitable[T]]) -> T:
+    """Open the log of a place for one talk, where it is served or not; blocks.
+
+    Raises WakeError.
+    """
+
+    async def main() -> T:
+        async with open_log(held) as log:
+            return await talk(log)
+
+    with hold(place, wait=BRIEFLY) as held:
+        return uvloop.run(main())
 
 
 def address_of(server: EmbeddedServer) -> Address:

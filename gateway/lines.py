@@ -4,12 +4,11 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 import msgspec
-import uvloop
 
 from events.logbook import Line, Logbook
 from events.logstream import JetStreamLogbook
 from events.names import Key, Level, check_id, check_level
-from gateway.composition import BRIEFLY, Held, Place, hold, open_log
+from gateway.composition import Log, Place, with_log
 from gateway.orders import find
 from gateway.output import put, put_json
 from gateway.wording import moment, one_line
@@ -33,17 +32,15 @@ def logs(
     place.check()
     tell = _put_json if as_json else _put
 
-    async def main(held: Held) -> None:
-        async with open_log(held) as log:
-            key = await find(log.journal, execution)
-            logbook = JetStreamLogbook(log.wire)
-            if follow and log.server is None:
-                await _follow(logbook, key, after, wanted, tell)
-            else:
-                await _all(logbook, key, after, wanted, tell)
+    async def look(log: Log) -> None:
+        key = await find(log.journal, execution)
+        logbook = JetStreamLogbook(log.wire)
+        if follow and log.server is None:
+            await _follow(logbook, key, after, wanted, tell)
+        else:
+            await _all(logbook, key, after, wanted, tell)
 
-    with hold(place, wait=BRIEFLY) as held:
-        uvloop.run(main(held))
+    with_log(place, look)
 
 
 Tell = Callable[[Line], None]

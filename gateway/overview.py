@@ -19,8 +19,6 @@ from gateway.shown import EMPTY, Shown, aligned
 from gateway.wording import one_line
 from projections import queries as q
 
-Fetch = Callable[[q.Paged], Awaitable[q.Page[Any]]]
-
 
 class Where(NamedTuple):
     """Where is asked, and how it is shown: at most ``limit`` items, if any."""

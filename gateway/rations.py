@@ -1,17 +1,16 @@
 """``wake limits`` and ``wake user``: what users may start, and who they are."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from math import ceil
 from typing import TypeVar
 
 import msgspec
-import uvloop
 
 from events.errors import InvalidInput, NotFound
 from events.names import check_id
 from events.quota import Report, Use
 from gateway import admitting
-from gateway.composition import BRIEFLY, Log, Place, hold, open_log
+from gateway.composition import Log, Place, with_log
 from gateway.output import put, put_json
 from gateway.settings import Settings
 from gateway.wording import printable
@@ -37,7 +36,7 @@ def limits(place: Place, settings: Settings, user: str, *, as_json: bool) -> Non
         admission = await admitting.admission(log.wire, log.journal, settings)
         return await admission.limits(user, token=False)
 
-    show(_at(place, asked), as_json=as_json)
+    show(with_log(place, asked), as_json=as_json)
 
 
 def show(report: Report, *, as_json: bool) -> None:
@@ -74,7 +73,7 @@ def set_user(
 
     if tier is None and roles is None:
         raise InvalidInput("say what the account is to have: --tier or --role")
-    _print([_at(place, written)], as_json=as_json)
+    _print([with_log(place, written)], as_json=as_json)
 
 
 def list_users(place: Place, settings: Settings, *, as_json: bool) -> None:
@@ -85,7 +84,7 @@ def list_users(place: Place, settings: Settings, *, as_json: bool) -> None:
         accounts = await admitting.accounts(log.wire, settings.nats.replicas)
         return [row async for row in _rows(accounts)]
 
-    _print(_at(place, found), as_json=as_json)
+    _print(with_log(place, found), as_json=as_json)
 
 
 def remove_user(place: Place, settings: Settings, user: str, *, as_json: bool) -> None:
@@ -97,7 +96,7 @@ def remove_user(place: Place, settings: Settings, user: str, *, as_json: bool) -
         accounts = await admitting.accounts(log.wire, settings.nats.replicas)
         return await accounts.remove(user)
 
-    if not _at(place, gone):
+    if not with_log(place, gone):
         raise NotFound(f"{user} has no account: wake user ls shows those there are")
     if as_json:
         put_json({"user": user, "removed": True})
@@ -109,17 +108,6 @@ def _check_tier(settings: Settings, tier: str | None) -> None:
     known = admitting.tiers_of(settings.limits)
     if tier is not None and tier not in known:
         raise InvalidInput(f"no tier {tier!r:.80}; there are: {', '.join(known)}")
-
-
-def _at(place: Place, talk: Callable[[Log], Awaitable[T]]) -> T:
-    """Talk to the log of a place, whether a service runs there or not."""
-
-    async def main() -> T:
-        async with open_log(held) as log:
-            return await talk(log)
-
-    with hold(place, wait=BRIEFLY) as held:
-        return uvloop.run(main())
 
 
 async def _rows(accounts: Accounts) -> AsyncIterator[Row]:

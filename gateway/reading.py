@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from functools import partial
@@ -10,14 +10,13 @@ from itertools import takewhile
 from typing import Any, TypeVar
 
 import msgspec
-import uvloop
 
 from events.commit import Recorded
 from events.errors import InvalidInput
 from events.names import Key, check_id
 from events.state import Call, State
 from gateway import facts, question
-from gateway.composition import BRIEFLY, Log, Place, hold, open_log, reach
+from gateway.composition import Log, Place, reach, with_log
 from gateway.orders import find
 from gateway.output import put, put_json
 from gateway.plain import MARKS
@@ -64,7 +63,7 @@ def events(place: Place, execution: str, *, follow: bool, as_json: bool) -> None
     """
     tell = _print_raw if as_json else _print_commit
     if follow and reach(place) is not None:
-        read(place, partial(_follow, execution=execution, tell=tell))
+        with_log(place, partial(_follow, execution=execution, tell=tell))
         return
     _, history, _ = _history(place, execution)
     for recorded in history:
@@ -85,17 +84,6 @@ def _print_raw(recorded: Recorded) -> None:
     put_json(recorded.body)
 
 
-def read(place: Place, ask: Callable[[Log], Awaitable[T]]) -> T:
-    """Open the log for one question."""
-
-    async def main() -> T:
-        async with open_log(held) as log:
-            return await ask(log)
-
-    with hold(place, wait=BRIEFLY) as held:
-        return uvloop.run(main())
-
-
 def width_of() -> int | None:
     """Columns of the terminal; None where it is none, and nothing is cut."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -111,7 +99,7 @@ def _history(place: Place, execution: str) -> tuple[Key, list[Recorded], list[Be
         history = await log.journal.read(key)
         return key, history, await subagents(log.journal, key, history)
 
-    return read(place, load)
+    return with_log(place, load)
 
 
 def _moment(at: str | None) -> int | datetime | None:

@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import msgspec
-import uvloop
 
 from events.muster import NatsPresences
 from events.presence import BEAT
-from gateway.composition import BRIEFLY, Log, Place, hold, open_log
+from gateway.composition import Log, Place, with_log
 from gateway.output import put, put_json
 from gateway.wording import moment, one_line, seconds
 from services.handler import Handler
@@ -40,12 +39,11 @@ def show(place: Place, *, as_json: bool) -> None:
     """Print every runner that is there; raises WakeError."""
     place.check()
 
-    async def main() -> list[Row]:
-        async with open_log(held) as log, _listening(log) as roll:
+    async def look(log: Log) -> list[Row]:
+        async with _listening(log) as roll:
             return [_row(seen) for seen in roll.live()]
 
-    with hold(place, wait=BRIEFLY) as held:
-        rows = uvloop.run(main())
+    rows = with_log(place, look)
     if as_json:
         for row in rows:
             put_json(row)
@@ -105,16 +103,14 @@ def recover(place: Place, older_than: float, *, dry_run: bool, as_json: bool) ->
     """Find what is stuck, and put it back unless ``dry_run``; raises WakeError."""
     place.check()
 
-    async def main() -> list[tuple[Stuck, bool]]:
-        async with open_log(held) as log:
-            handler = Handler(log.journal, "operator")
-            found = await _find(log, handler, older_than)
-            if dry_run:
-                return [(stuck, False) for stuck in found]
-            return [(s, await put_back(handler, s, REASON)) for s in found]
+    async def see_to(log: Log) -> list[tuple[Stuck, bool]]:
+        handler = Handler(log.journal, "operator")
+        found = await _find(log, handler, older_than)
+        if dry_run:
+            return [(stuck, False) for stuck in found]
+        return [(s, await put_back(handler, s, REASON)) for s in found]
 
-    with hold(place, wait=BRIEFLY) as held:
-        found = uvloop.run(main())
+    found = with_log(place, see_to)
     for stuck, done in found:
         if as_json:
             put_json({**msgspec.to_builtins(stuck), "put_back": done})

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from datetime import datetime
 
 import msgspec
-import uvloop
 
 from events.names import Key, check_id
 from events.tablestream import JetStreamTimetable
 from events.timetable import Definition, Entry, Missed, Overlap
-from gateway.composition import BRIEFLY, Log, Place, hold, open_log
+from gateway.composition import Log, Place, with_log
 from gateway.output import put, put_json
 from gateway.wording import moment, one_line
 from services.handler import Handler
@@ -49,13 +48,11 @@ def show(place: Place, user: str | None, *, as_json: bool) -> None:
         check_id(user, "user")
     place.check()
 
-    async def main() -> list[Row]:
-        async with open_log(held) as log:
-            timetable = JetStreamTimetable(log.wire)
-            return [await _row(log, entry) for entry in await timetable.all(user)]
+    async def look(log: Log) -> list[Row]:
+        timetable = JetStreamTimetable(log.wire)
+        return [await _row(log, entry) for entry in await timetable.all(user)]
 
-    with hold(place, wait=BRIEFLY) as held:
-        rows = uvloop.run(main())
+    rows = with_log(place, look)
     if as_json:
         for row in rows:
             put_json(row)

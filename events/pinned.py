@@ -90,10 +90,14 @@ class Doubt:
     """From when others may have had commands: until all of those came again."""
 
     def __init__(self) -> None:
-        self.until = asyncio.get_running_loop().time() + DOUBT
         self.heard: set[int] = set()
         self.missing = 1
         self.flowing = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from now on how long it may last."""
+        self.until = asyncio.get_running_loop().time() + DOUBT
 
 
 class JetStreamInbox(Inbox):
@@ -227,6 +231,7 @@ class JetStreamInbox(Inbox):
             return
         if self._inbox is None:
             self._inbox = await self._wire.subscribe(None, self._heard)
+            self._wire.watch_breaks(self._broke)
             self._wire.watch(self._reconnected)
         body: dict[str, Any] = {
             "batch": max(wanted, 1),
@@ -248,10 +253,15 @@ class JetStreamInbox(Inbox):
         # Those that come again go before new ones, once their time has come.
         return self._doubt.missing if self._doubt.flowing else 1
 
-    def _reconnected(self) -> None:
-        """Ask again; what was sent to the connection that broke comes again."""
-        self._asked = 0
+    def _broke(self) -> None:
+        """Hold back what is newer: what was sent into the break comes again."""
         self._doubt = Doubt()
+
+    def _reconnected(self) -> None:
+        """Ask again; what we asked for before may have been sent to us already."""
+        self._asked = 0
+        if self._doubt is not None:
+            self._doubt.begin()
         self._stirred.set()
 
     def _heard(self, message: "Msg") -> None:
@@ -352,7 +362,7 @@ class JetStreamInbox(Inbox):
 
     async def close(self) -> None:
         """Stop taking and give back what was not taken; a stand-by takes over."""
-        self._wire.unwatch(self._reconnected)
+        self._wire.unwatch(self._broke, self._reconnected)
         inbox, self._inbox = self._inbox, None
         if inbox is None:
             return

@@ -81,6 +81,7 @@ class Wire:
         self._numbers = itertools.count()
         self._inbox = ""
         self._handlers: dict[str, Callable[[Msg], None]] = {}
+        self._broken: set[Callable[[], None]] = set()
         self._lost: set[Callable[[], None]] = set()
         self._promises: set[asyncio.Future[Msg]] = set()
 
@@ -158,6 +159,8 @@ class Wire:
     async def _on_disconnected(self) -> None:
         for answer in self._promises:
             _give_up(answer, "a connection that was lost")
+        for broken in list(self._broken):
+            broken()
 
     async def _on_reconnected(self) -> None:
         for lost in list(self._lost):
@@ -201,9 +204,18 @@ class Wire:
         """Call ``lost`` after each reconnect: what was asked may be forgotten."""
         self._lost.add(lost)
 
-    def unwatch(self, lost: Callable[[], None]) -> None:
-        """Call it no more; asking twice is fine."""
-        self._lost.discard(lost)
+    def watch_breaks(self, broken: Callable[[], None]) -> None:
+        """Call ``broken`` when the connection broke, before anything new is heard.
+
+        After a reconnect is too late for that: what was asked before the break may be
+        answered as soon as the server knows the subscriptions again.
+        """
+        self._broken.add(broken)
+
+    def unwatch(self, *watching: Callable[[], None]) -> None:
+        """Call these no more; asking twice is fine."""
+        self._broken.difference_update(watching)
+        self._lost.difference_update(watching)
 
     async def close(self) -> None:
         """Close the connection; asking twice is fine."""

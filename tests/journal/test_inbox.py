@@ -268,6 +268,34 @@ async def test_what_was_sent_into_a_break_comes_before_what_is_newer(
             assert positions(await take(inbox, 6)) == stored[1:]
 
 
+async def test_what_is_sent_before_a_reconnect_is_known_overtakes_nothing(
+    nats_server: NatsServer,
+) -> None:
+    """The server answers what was asked before the break once it is connected again."""
+    with timed(lease=0.8, pin=600), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("events.pinned.PULL", 60)
+        async with JetStreamBox.empty(nats_server.url) as box:
+            inbox, other = box.inbox, await box.client()
+            await fill(other, 1)
+            await inbox.done((await take(inbox, 1))[0])
+            await inbox.take(9, 0.05)
+            deafen(inbox)
+            stored = await fill(other, 3)
+            while (await box.consumer())["num_ack_pending"] < 3:  # noqa: ASYNC110 - the server's
+                await asyncio.sleep(0.01)
+            client = inbox._wire.client
+            known = client._reconnected_cb
+
+            async def late() -> None:
+                stored.extend(await fill(other, 3))
+                await inbox._wire.flush()
+                await known()
+
+            patch.setattr(client, "_reconnected_cb", late)
+            cut(inbox)
+            assert positions(await take(inbox, 6)) == stored
+
+
 WAYS = {
     "connections": ("cut", "silence"),
     "processes": ("death", "close"),

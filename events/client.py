@@ -7,13 +7,17 @@ a vertical tab, again at each redelivery.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
+from events.deliveries import Deliveries
 from events.natspy import Client as NatsClient
 from events.natspy import Msg, parser
+
+logger = logging.getLogger(__name__)
 
 _BLANK = rb"[ \t]+"
 _WORD = rb"([^ \t\r\n]+)"
@@ -41,11 +45,20 @@ class Message(Msg):
     """A message whose headers are read once somebody asks for them."""
 
     def __init__(
-        self, client: "Client", sid: int, subject: str, reply: str, data: bytes
+        self,
+        client: "Client",
+        sid: int,
+        subject: bytes,
+        reply: bytes,
+        data: bytes,
+        raw: bytes | None = None,
     ) -> None:
         self._client, self._sid = client, sid
-        self.subject, self.reply, self.data = subject, reply, data
-        self.raw: bytes | None = None
+        try:
+            self.subject, self.reply = subject.decode(), reply.decode()
+        except UnicodeDecodeError:
+            self.subject, self.reply = _utf8(subject), _utf8(reply)
+        self.data, self.raw = data, raw
 
     @cached_property
     def headers(self) -> dict[str, str] | None:  # type: ignore[override]
@@ -56,22 +69,29 @@ class Message(Msg):
 class Client(NatsClient):
     r"""A client that no message can stop: what is no UTF-8 is read as ``\xff``."""
 
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any
-    ) -> None:
-        # nats-py puts each message into a queue, out of which a task of the
-        # subscription takes it: only who waits needs that.
+    async def _read_loop(self) -> None:
+        reader = getattr(self._transport, "_io_reader", None)
+        if reader is not None:  # a websocket has none
+            deliveries = Deliveries(self._deliver, reader.feed_data)
+            early = bytes(reader._buffer)  # noqa: SLF001 - came before we were here
+            reader._buffer.clear()  # noqa: SLF001
+            reader.feed_data = deliveries.feed
+            deliveries.feed(early)
+        await super()._read_loop()
+
+    def _deliver(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> bool:
+        """Pass on what is for a callback that does not wait."""
         subscription = self._subs.get(sid)
-        call = subscription and subscription._cb  # noqa: SLF001 - see above
+        call = subscription and subscription._cb  # noqa: SLF001 - nats-py tells nobody
         if not isinstance(call, partial) or call.func is not _pass_on:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        message = self._message(sid, subject, reply, data)
-        message.raw = headers
+            return False
         try:
-            call.args[0](message)
-        except Exception as error:  # noqa: BLE001 - as nats-py: reading goes on
-            await self._error_cb(error)
+            call.args[0](Message(self, sid, subject, reply, data, headers))
+        except Exception:  # reading goes on, for all the others
+            logger.exception("a message could not be handled")
+        return True
 
     async def _process_pong(self) -> None:
         # A flush that was given up leaves its future; nats-py stops reading for
@@ -86,16 +106,9 @@ class Client(NatsClient):
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any
     ) -> Message:
-        message = self._message(sid, subject, reply, data)
+        message = Message(self, sid, subject, reply, data)
         message.headers = headers
         return message
-
-    def _message(self, sid: int, subject: bytes, reply: bytes, data: bytes) -> Message:
-        try:
-            names = subject.decode(), reply.decode()
-        except UnicodeDecodeError:
-            names = _utf8(subject), _utf8(reply)
-        return Message(self, sid, *names, data)
 
 
 def _utf8(name: bytes) -> str:

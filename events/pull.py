@@ -75,8 +75,7 @@ def delivery(message: "Msg") -> tuple[int, int, int]:
 def _delivery(reply: str) -> tuple[int, int, int]:
     tokens = reply.split(".")
     first = 4 if len(tokens) < 11 else 6  # noqa: PLR2004 - the two forms' lengths
-    times, position, number = map(int, tokens[first : first + 3])
-    return times, position, number
+    return int(tokens[first]), int(tokens[first + 1]), int(tokens[first + 2])
 
 
 def behind(message: "Msg") -> int:

@@ -49,6 +49,9 @@ MAX_WAIT = 5.0
 HEARTBEAT = 2.0
 """Seconds between a server's signs of life while a feed has nothing new."""
 
+SILENCE = 2.5 * HEARTBEAT
+"""Seconds without any after which a feed begins again."""
+
 RUN = 500
 """Messages a feed asks for at a time: bounds what waits in memory."""
 
@@ -335,10 +338,13 @@ class Feed(Generic[T]):
         self._broken = True
         self._inbox: Subscription | None = None
         self._consumer = ""
+        self._waits_since: float | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
 
     async def runs(self, end: int | None) -> AsyncGenerator[Sequence[T], None]:
         """Yield what is new; up to position ``end``, or for ever."""
         self._wire.watch(self._falter)
+        self._look()
         try:
             while end is None or self._after < end:
                 await self._ready()
@@ -354,7 +360,19 @@ class Feed(Generic[T]):
                     yield run
         finally:
             self._wire.unwatch(self._falter)
+            if self._watchdog is not None:
+                self._watchdog.cancel()
             await self._drop()
+
+    def _look(self) -> None:
+        """Falter if we wait for too long; a timer for each message would cost more."""
+        loop = asyncio.get_running_loop()
+        since = loop.time() if self._waits_since is None else self._waits_since
+        left = since + SILENCE - loop.time()
+        if left <= 0:
+            self._falter()
+            left = SILENCE
+        self._watchdog = loop.call_later(left, self._look)
 
     def _falter(self) -> None:
         """Begin again: the server that kept the consumer may have restarted."""
@@ -369,12 +387,9 @@ class Feed(Generic[T]):
             await self._ask()
         if self._stirred.is_set():
             return
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(HEARTBEAT * 2.5, self._falter)
-        try:
-            await self._stirred.wait()
-        finally:
-            timer.cancel()
+        self._waits_since = asyncio.get_running_loop().time()
+        await self._stirred.wait()
+        self._waits_since = None
 
     def _drain(self) -> "Sequence[tuple[int, Msg]]":
         self._stirred.clear()

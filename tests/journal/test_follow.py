@@ -5,6 +5,7 @@ from contextlib import aclosing
 import pytest
 from commits import KEY, OTHER, commit, write
 from logs import JetStreamLog, Log, back
+from nats.aio.subscription import Subscription
 from nats_server import NatsServer
 
 from events.commit import Recorded
@@ -209,6 +210,29 @@ async def test_a_delivery_that_is_lost_is_noticed(jetstream_log: JetStreamLog) -
     written = await write(journal, KEY, ["log"] * 5)
     assert await everything(journal.follow(live=False)) == written
     assert lost
+
+
+async def test_a_server_that_falls_silent_is_not_waited_for(
+    jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No message, no sign of life: the reader begins again with another consumer."""
+    monkeypatch.setattr("events.pull.HEARTBEAT", 0.1)
+    monkeypatch.setattr("events.pull.SILENCE", 0.4)
+    journal = jetstream_log.journal
+    subscribe, subscribed = journal.wire.subscribe, list[Subscription]()
+
+    async def noted(subject, handler):  # noqa: ANN001, ANN202 - as in Wire
+        subscribed.append(await subscribe(subject, handler))
+        return subscribed[-1]
+
+    journal.wire.subscribe = noted  # type: ignore[method-assign]
+    async with aclosing(journal.follow()) as runs:
+        written = await write(journal, KEY, ["log"])
+        assert await take(runs, 1) == written
+        await journal.wire.hush(subscribed[0])
+        written += await write(journal, KEY, ["log"], previous=written[-1])
+        assert await take(runs, 1) == written[1:]
+    assert len(subscribed) > 1
 
 
 async def test_a_connection_that_is_closed_for_good_ends_the_reader(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
-from events.deliveries import Deliveries
+from events.incoming import Incoming
 from events.natspy import Client as NatsClient
 from events.natspy import Msg, parser
 
@@ -72,11 +72,11 @@ class Client(NatsClient):
     async def _read_loop(self) -> None:
         reader = getattr(self._transport, "_io_reader", None)
         if reader is not None:  # a websocket has none
-            deliveries = Deliveries(self._deliver, reader.feed_data)
+            incoming = Incoming(self._deliver, reader.feed_data)
             early = bytes(reader._buffer)  # noqa: SLF001 - came before we were here
             reader._buffer.clear()  # noqa: SLF001
-            reader.feed_data = deliveries.feed
-            deliveries.feed(early)
+            reader.feed_data = incoming.feed
+            incoming.feed(early)
         await super()._read_loop()
 
     def _deliver(

@@ -20,9 +20,9 @@ from events.deltas import (
     encode_delta,
 )
 from events.errors import InvalidInput, OutcomeUnknown, TooLarge, Unavailable
+from events.feed import reading
 from events.names import DELTAS, DELTAS_ALL, Key, delta_subject
 from events.provisioning import NO_STREAM, provision
-from events.pull import reading
 from events.wire import ANSWER, ApiError, Wire
 
 if TYPE_CHECKING:

@@ -15,8 +15,10 @@ import msgspec
 
 from events.bucket import Bucket, bucket_stream
 from events.commit import Recorded, unseal
+from events.delivery import heard_from, work_heard_from
 from events.direct import ask_leader, read_subject
 from events.errors import OutcomeUnknown, ServerUnsuitable, TooLarge, Unavailable
+from events.feed import Feed, commits
 from events.journal import Journal, Last, WorkHeard, WrongPosition, unheeded
 from events.names import (
     EVENTS,
@@ -39,13 +41,7 @@ from events.names import (
     split_subject,
 )
 from events.provisioning import provision
-from events.pull import (
-    Feed,
-    JetStreamQueue,
-    commits,
-    heard_from,
-    work_heard_from,
-)
+from events.pull import JetStreamQueue
 from events.spec import Lane
 from events.wire import ApiError, Nobody, Wire, raise_problem
 

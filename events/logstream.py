@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
+from events.delivery import delivery
 from events.direct import ask_leader
 from events.errors import InvalidInput, OutcomeUnknown, ServerUnsuitable, Unavailable
+from events.feed import Feed, Source, reading
 from events.logbook import (
     LINES,
     MAX_LINE,
@@ -37,7 +39,6 @@ from events.names import (
     log_subject_filter,
 )
 from events.provisioning import provision
-from events.pull import Feed, Source, delivery, reading
 from events.wire import ANSWER, ApiError, Wire, raise_problem, status
 
 if TYPE_CHECKING:

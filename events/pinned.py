@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from events.delivery import RAN_OUT, delivery, pending, stored_at
 from events.errors import OutcomeUnknown, Unavailable
 from events.inbox import Door, Inbox, Order, check_body
 from events.names import (
@@ -28,7 +29,6 @@ from events.names import (
     command_subject,
 )
 from events.provisioning import provision
-from events.pull import RAN_OUT, delivery, pending, stored_at
 from events.wire import ApiError, Nobody, Wire, raise_problem, status
 
 if TYPE_CHECKING:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from events.bulk import BulkReader, Login
+from events.delivery import delivery
 from events.direct import ask_leader, read_subject
 from events.errors import OutcomeUnknown, Unavailable
+from events.feed import Feed, Source
 from events.names import (
     EVENTS,
     EVENTS_ALL,
@@ -22,7 +24,6 @@ from events.names import (
     Key,
     commit_subject,
 )
-from events.pull import Feed, Source, delivery
 from events.rawlog import Extent, Raw, RawLog
 from events.wire import ApiError, Wire
 

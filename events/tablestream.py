@@ -18,6 +18,7 @@ from events.errors import (
     Unavailable,
     UnknownEvent,
 )
+from events.feed import Feed, Source
 from events.names import (
     EXPECTED_POSITION,
     RECURRING,
@@ -26,7 +27,6 @@ from events.names import (
     recurring_subject,
 )
 from events.provisioning import provision
-from events.pull import Feed, Source
 from events.timetable import Definition, Entry, Name, Ran, Removal, Timetable
 from events.wire import ApiError, Wire, raise_problem
 

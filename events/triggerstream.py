@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from events.client import Client
+from events.delivery import delivery
 from events.direct import NOT_FOUND, NOTHING_THERE, StoredMessage, ask_leader
 from events.errors import OutcomeUnknown, ServerUnsuitable, Unavailable
+from events.feed import Feed, Source, reading
 from events.names import (
     MAX_MESSAGE,
     MESSAGE_ID,
@@ -24,7 +26,6 @@ from events.names import (
     trigger_subject,
 )
 from events.provisioning import NO_STREAM, provision_bounded
-from events.pull import Feed, Source, delivery, reading
 from events.triggers import REMEMBERED, Posted, Triggers, check_body
 from events.wire import ApiError, Nobody, Wire, raise_problem
 

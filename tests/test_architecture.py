@@ -25,6 +25,8 @@ ADAPTERS = {
             "wire",
             "direct",
             "jetstream",
+            "delivery",
+            "feed",
             "pull",
             "pinned",
             "logstream",

@@ -10,8 +10,8 @@ from nats_server import NatsServer
 
 from events.commit import Recorded
 from events.errors import Unavailable
+from events.feed import RUN
 from events.names import EVENTS, ROUTES, Key, Route
-from events.pull import RUN
 
 Runs = AsyncGenerator[Sequence[Recorded], None]
 
@@ -216,8 +216,8 @@ async def test_a_server_that_falls_silent_is_not_waited_for(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No message, no sign of life: the reader begins again with another consumer."""
-    monkeypatch.setattr("events.pull.HEARTBEAT", 0.1)
-    monkeypatch.setattr("events.pull.SILENCE", 0.4)
+    monkeypatch.setattr("events.feed.HEARTBEAT", 0.1)
+    monkeypatch.setattr("events.feed.SILENCE", 0.4)
     journal = jetstream_log.journal
     subscribe, subscribed = journal.wire.subscribe, list[Subscription]()
 

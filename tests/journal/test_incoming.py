@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from events.deliveries import Deliveries
+from events.incoming import Incoming
 
 Heard = tuple[int, bytes, bytes, bytes, bytes | None]
 
@@ -19,7 +19,7 @@ class Told:
     def __init__(self) -> None:
         self.heard: list[Heard] = []
         self.passed = b""
-        self.deliveries = Deliveries(self._deliver, self._pass_on)
+        self.incoming = Incoming(self._deliver, self._pass_on)
 
     def _deliver(self, *message: int | bytes | None) -> bool:
         sid, subject, reply, body, headers = message
@@ -34,7 +34,7 @@ class Told:
     def feed(self, parts: Sequence[bytes]) -> None:
         """Let so much come at a time."""
         for part in parts:
-            self.deliveries.feed(part)
+            self.incoming.feed(part)
 
 
 def framed(message: Heard) -> bytes:

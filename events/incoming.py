@@ -18,7 +18,7 @@ PLAIN, HEADED = b"MSG", b"HMSG"
 headers ``HMSG subject sid [reply] size-of-headers size``."""
 
 
-class Deliveries:
+class Incoming:
     """The messages of one connection; ``feed`` takes bytes as they come."""
 
     def __init__(self, deliver: Deliver, pass_on: Callable[[bytes], None]) -> None:

@@ -73,17 +73,20 @@ async def test_a_lease_is_renewed_when_a_third_is_over() -> None:
 
 
 @pytest.mark.parametrize("how", ["broken", "silent"])
-async def test_a_lease_that_ran_out_stops_the_work(how: str) -> None:
+async def test_a_lease_that_ran_out_stops_the_work(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It counts from the last confirmed renewal, whatever was asked since."""
     work, end, holdings = FakeWork(), asyncio.Event(), Holdings(300.0, 10.0)
     task, held = hold(work, holdings, end)
     holding = await held
     setattr(work, how, True)
     holding.lease = 0.09  # so long is waited for an answer: a ninth of it
-    holding.since -= 0.04
+    clock = holding.since + 0.04
+    monkeypatch.setattr("services.lease.now", lambda: clock)
     await holding.renew()
     assert (work.renewed, holding.stopped) == (1, None)
-    holding.since -= 0.09
+    clock += 0.05
     await holding.renew()
     assert (work.renewed, holding.stopped) == (1, "lost")
     with pytest.raises(asyncio.CancelledError):

@@ -197,7 +197,7 @@ async def test_a_timer_that_nobody_wants_any_more_is_ignored(place: Place) -> No
     """Of what was cancelled, killed, received or answered meanwhile."""
     journal, keys = place.journal, [Key("ada", f"run-{n}") for n in range(4)]
     async with acting(await place.reactor()):
-        at = soon(0.5)
+        at = soon(3.0)  # all four are armed and unwanted by then
         await start(journal, keys[0], scheduled_for=at)
         await start(journal, keys[1], scheduled_for=at)
         await start(journal, keys[2], awaited=waiting(at))
@@ -307,7 +307,7 @@ async def test_paused_before_its_time_it_waits_for_both(place: Place) -> None:
     """A resume before the time does not make it work; after it, it does."""
     journal = place.journal
     async with acting(await place.reactor()):
-        await start(journal, scheduled_for=soon())
+        await start(journal, scheduled_for=soon(3.0))  # paused again by then
         await order(journal, Pause())
         await order(journal, Resume())
         await order(journal, Pause())

@@ -471,12 +471,12 @@ async def test_a_lost_lease_stops_the_work(
     work = means(FakeModel([hang, says("other")]), world, tmp_path)
     await start(log.journal)
     journal = _NeverRenewed(log.journal, Plan())
-    async with runner(journal, work, "r1", lease=0.3) as one:
+    async with runner(journal, work, "r1", lease=1.5) as one:
         await hang.ended.wait()
         await one._holdings.none.wait()
         await one.drain()  # it would only take it again
-        await log.tick(1.0)
-        async with runner(await log.again(), work, "r2", lease=0.3):
+        await log.tick(2.0)
+        async with runner(await log.again(), work, "r2", lease=1.5):
             state = await finished(log.journal)
     assert (state.output, state.attempt) == ("other", 2)
 
@@ -489,7 +489,7 @@ async def test_renewed_work_is_not_taken_away(
     model = FakeModel(hang)
     work = means(model, world, tmp_path)
     await start(log.journal)
-    lease = 0.6
+    lease = 2.0  # no process stands still for two thirds of it
     async with (
         runner(log.journal, work, "r1", lease=lease),
         runner(await log.again(), work, "r2", lease=lease),

@@ -65,7 +65,7 @@ class MemoryLog(Log):
 class JetStreamLog(Log):
     """An empty log on a real server."""
 
-    brief = 1.0
+    brief = 2.0
     pause = 0.05
 
     def __init__(self, url: str) -> None:

@@ -379,7 +379,7 @@ async def test_a_model_call_that_outlasts_the_execution_is_ended(
     """The execution ends in order, because of its timeout."""
     hang = Hang()
     work = with_model(wants(use("look"), text="so far"), hang)
-    await start(log.journal, spec=agent(limits=Limits(timeout=0.2)))
+    await start(log.journal, spec=agent(limits=Limits(timeout=2.0)))
     async with runner(log.journal, work):
         state = await finished(log.journal)
     assert (state.status, state.finish_reason) == ("completed", "timeout")

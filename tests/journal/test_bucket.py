@@ -9,7 +9,7 @@ import pytest
 from commits import KEY
 from logs import JetStreamLog, back
 from nats.js.errors import NotFoundError
-from nats_server import NatsServer
+from nats_server import NatsServer, take_away
 
 from events.bucket import CHUNK, Bucket
 from events.errors import Corrupt, OutcomeUnknown, Unavailable
@@ -260,7 +260,7 @@ async def _silent(*_: object, **__: object) -> None:
 
 async def test_a_bucket_that_is_gone_is_unavailable(wire: Wire, bucket: Bucket) -> None:
     """A stream that somebody deleted is no blob that was lost."""
-    await wire.api(f"STREAM.DELETE.{BLOBS_STREAM}")
+    await take_away(wire, BLOBS_STREAM)
     with pytest.raises(Unavailable, match="stream not found"):
         await bucket.get(NAME)
     with pytest.raises(ApiError):

@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 import msgspec
 import pytest
+from nats_server import take_away
 from timetables import SINCE, JetStreamTable, Table, definition
 
 from events.errors import Conflict, UnknownEvent
@@ -134,5 +135,5 @@ async def test_where_nobody_ever_served_there_are_none(
 ) -> None:
     """The stream is not there yet: that is no error for who only looks."""
     wire = jetstream_table.wires[0]
-    await wire.api(f"STREAM.DELETE.{RECURRING}")
+    await take_away(wire, RECURRING)
     assert await JetStreamTimetable(wire).all() == []

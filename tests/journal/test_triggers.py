@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from nats_server import NatsServer
+from nats_server import NatsServer, take_away
 from outside import JetStreamOutside, MemoryOutside, Outside, collect
 
 from events.errors import InvalidInput, Unavailable
@@ -171,7 +171,7 @@ async def test_without_a_stream_there_was_no_trigger(nats_server: NatsServer) ->
     """So a wait may begin; but none can be stored, and it is said what to start."""
     async with JetStreamOutside.empty(nats_server.url) as outside:
         wire = await outside.wire()
-        await wire.api(f"STREAM.DELETE.{TRIGGERS}")
+        await take_away(wire, TRIGGERS)
         assert await outside.triggers.last() == 0
         assert await outside.triggers.beyond("ada", "a", 0) is None
         with pytest.raises(Unavailable, match="wake service reactor"):

@@ -1,16 +1,16 @@
 """Timers under test, in memory or on a real server."""
 
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+from nats_server import take_away
 
 from events.names import SCHEDULES
 from events.timers import Alarm, MemoryTimers, Timer, Timers
 from events.timerstream import JetStreamTimers
-from events.wire import ApiError, Wire
+from events.wire import Wire
 
 
 def now() -> datetime:
@@ -73,8 +73,7 @@ class JetStreamBell(Bell):
     async def open(self) -> None:
         """Begin with nothing, whatever an earlier test left."""
         wire = await Wire.connect(self._url)
-        with suppress(ApiError):
-            await wire.api(f"STREAM.DELETE.{SCHEDULES}")
+        await take_away(wire, SCHEDULES)
         await wire.close()
         self.timers: JetStreamTimers = await self.again()
 

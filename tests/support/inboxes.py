@@ -9,13 +9,14 @@ from typing import Any, Self
 
 import msgspec
 import pytest
+from nats_server import take_away
 
 from events import pinned
 from events.errors import Unavailable, WakeError
 from events.inbox import Inbox, MemoryInbox, Order
 from events.names import COMMANDS, LIFECYCLE, Key
 from events.pinned import JetStreamInbox
-from events.wire import ApiError, Wire
+from events.wire import Wire
 
 KEY = Key("ada", "run-1")
 
@@ -63,8 +64,7 @@ class JetStreamBox(Box):
     async def open(self) -> None:
         """Take away what was there."""
         wire = await Wire.connect(self._url)
-        with suppress(ApiError):
-            await wire.api(f"STREAM.DELETE.{COMMANDS}")
+        await take_away(wire, COMMANDS)
         self.inbox: JetStreamInbox = await JetStreamInbox.open(wire)
         self._clients.append(self.inbox)
 

@@ -1,16 +1,16 @@
 """Log lines for tests, and ways to look at them."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from nats_server import NatsServer
+from nats_server import NatsServer, take_away
 
 from events.logbook import Line, Logbook
 from events.names import LOGS, Key
-from events.wire import ApiError, Wire
+from events.wire import Wire
 
 KEY = Key("ada", "e1")
 OTHER = Key("ada", "e2")
@@ -45,8 +45,7 @@ async def collect(
 
 async def wipe(wire: Wire) -> None:
     """Take away what an earlier test left."""
-    with suppress(ApiError):
-        await wire.api(f"STREAM.DELETE.{LOGS}")
+    await take_away(wire, LOGS)
 
 
 async def info(wire: Wire) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import msgspec
+from nats_server import take_away
 
 from events.errors import OutcomeUnknown
 from events.jetstream import JetStreamJournal
@@ -76,7 +77,7 @@ class JetStreamLog(Log):
         """Begin with nothing, whatever an earlier test left."""
         wire = await self.wire()
         for stream in (EVENTS, BLOBS_STREAM):
-            await _unless_missing(wire, f"STREAM.DELETE.{stream}")
+            await take_away(wire, stream)
         self.journal: JetStreamJournal = await JetStreamJournal.open(wire)
 
     async def wire(self) -> Wire:
@@ -114,14 +115,6 @@ class JetStreamLog(Log):
         """Close every connection."""
         for wire in self._wires:
             await wire.close()
-
-
-async def _unless_missing(wire: Wire, subject: str) -> None:
-    try:
-        await wire.api(subject)
-    except ApiError as error:
-        if error.number != 10059:  # stream not found
-            raise
 
 
 async def back(journal: JetStreamJournal) -> None:

@@ -1,5 +1,6 @@
 """A real nats-server for tests: one folder, one port, stopped and started at will."""
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -8,10 +9,15 @@ import subprocess
 import time
 from pathlib import Path
 
+from events.wire import ApiError, Wire
 from services.binary import find_server
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
+_NO_STREAM = 10059
+
+_folders: dict[int, Path] = {}
+"""Where the servers of this process keep what they store, by their ports."""
 
 
 class NatsServer:
@@ -27,6 +33,8 @@ class NatsServer:
         store = 'jetstream { store_dir: "store", sync_interval: always }'
         text = f'host: 127.0.0.1\nport: {self.port}\nlog_file: "nats.log"\n{config}\n'
         (folder / "nats.conf").write_text(text + store * jetstream)
+        _folders[self.port] = folder
+        _keep_room(folder)
 
     def start(self) -> None:
         """Start it and return when it answers; the store is what it was."""
@@ -80,6 +88,34 @@ class NatsServer:
                 return connection.recv(5) == b"INFO "
         except OSError:
             return False
+
+
+async def take_away(wire: Wire, stream: str) -> None:
+    """Delete a stream with all that it had, if it is there.
+
+    Its server puts the files aside, as ``.<stream>``, and removes them later. Where
+    others of that name lie there still it cannot, and says nothing: they stay, and
+    who makes the stream anew has what was in the old one.
+    """
+    try:
+        await wire.api(f"STREAM.DELETE.{stream}")
+    except ApiError as error:
+        if error.number != _NO_STREAM:
+            raise
+    folder = _folders[wire.client.connected_url.port]
+    while [*folder.glob(f"store/jetstream/*/streams/.{stream}")]:  # noqa: ASYNC110 - the server's
+        await asyncio.sleep(0.001)
+
+
+def _keep_room(folder: Path) -> None:
+    """Let the folder of streams never be empty.
+
+    A server removes it after the last stream was deleted, maybe just when it is
+    making the next one.
+    """
+    streams = folder / "store" / "jetstream" / "$G" / "streams"
+    streams.mkdir(parents=True)
+    (streams / "kept").touch()
 
 
 def _ending_with_us() -> None:

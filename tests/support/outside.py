@@ -2,15 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 
 import nats
 from nats.aio.client import Client
+from nats_server import take_away
 
 from events.names import TRIGGERS
 from events.triggers import MemoryTriggers, Posted, Triggers
 from events.triggerstream import JetStreamTriggers
-from events.wire import ApiError, Wire
+from events.wire import Wire
 
 
 class Outside(ABC):
@@ -60,8 +61,7 @@ class JetStreamOutside(Outside):
         stranger = await nats.connect(url)
         outside = cls(url, stranger)
         wire = await outside.wire()
-        with suppress(ApiError):
-            await wire.api(f"STREAM.DELETE.{TRIGGERS}")
+        await take_away(wire, TRIGGERS)
         outside.triggers = await JetStreamTriggers.open(wire)
         try:
             yield outside

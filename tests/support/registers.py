@@ -1,12 +1,13 @@
 """Buckets under test, in memory or on a real server."""
 
 from abc import ABC, abstractmethod
-from contextlib import suppress
+
+from nats_server import take_away
 
 from events.kvstream import JetStreamRegister
 from events.names import ACCOUNTS, QUOTAS, bucket_stream
 from events.register import MemoryRegister, Register
-from events.wire import ApiError, Wire
+from events.wire import Wire
 
 
 class Buckets(ABC):
@@ -43,8 +44,7 @@ class JetStreamBuckets(Buckets):
         """Begin with nothing, whatever an earlier test left."""
         wire = await self.wire()
         for bucket in (QUOTAS, ACCOUNTS):
-            with suppress(ApiError):
-                await wire.api(f"STREAM.DELETE.{bucket_stream(bucket)}")
+            await take_away(wire, bucket_stream(bucket))
         self.quotas: JetStreamRegister = await opened(wire, QUOTAS)
         self.accounts: JetStreamRegister = await opened(wire, ACCOUNTS)
 

@@ -1,14 +1,15 @@
 """Schedules under test, in memory or on a real server."""
 
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
+
+from nats_server import take_away
 
 from events.names import RECURRING
 from events.tablestream import JetStreamTimetable
 from events.timetable import Definition, MemoryTimetable, Timetable
-from events.wire import ApiError, Wire
+from events.wire import Wire
 
 SINCE = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -57,8 +58,7 @@ class JetStreamTable(Table):
     async def open(self) -> None:
         """Begin with nothing, whatever an earlier test left."""
         wire = await self.wire()
-        with suppress(ApiError):
-            await wire.api(f"STREAM.DELETE.{RECURRING}")
+        await take_away(wire, RECURRING)
         self.timetable: JetStreamTimetable = await JetStreamTimetable.open(wire)
 
     async def wire(self) -> Wire:

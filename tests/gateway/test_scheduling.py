@@ -36,15 +36,10 @@ def rows(cwd: Path) -> dict[str, Any]:
 
 
 def runs(cwd: Path, name: str) -> list[str]:
-    """The executions that a schedule started, in the order of their times."""
-    due = {}
-    for line in there(cwd, "ls", "--json").out.splitlines():
-        execution = json.loads(line)["id"]
-        history = waking.history(cwd, execution, "--data", "data")
-        metadata = facts(history)[0].get("metadata", {})
-        if metadata.get("schedule") == name:
-            due[metadata["due"]] = execution
-    return [due[when] for when in sorted(due)]
+    """The executions that a schedule started, in their order."""
+    listed = there(cwd, "ls", "--meta", f"schedule={name}", "--asc", "--json")
+    assert listed.code == 0, listed.err
+    return [json.loads(line)["id"] for line in listed.out.splitlines()]
 
 
 def test_a_start_in_a_moment_begins_then(served: Path) -> None:

@@ -273,7 +273,8 @@ async def test_who_waits_no_longer_stops_the_query(served: Served) -> None:
         await task
     async with asyncio.timeout(10):
         await served.busy(0)
-    assert (await served.stats("sql"))["last_error"].startswith("unheard")
+    while not (await served.stats("sql"))["last_error"].startswith("unheard"):
+        pass
 
 
 async def test_who_dies_stops_the_query(
@@ -309,12 +310,15 @@ async def test_signs_of_life_are_no_answer(
 ) -> None:
     """Our client waits on, longer than for a silence, and has the answer."""
     monkeypatch.setattr(queryservice, "EVERY", 0.01)
-    monkeypatch.setattr(querying, "SILENCE", 0.5)
-    sql = "SELECT count(*) FROM range(150_000_000) t(i) WHERE hash(i) % 7 = 1"
-    began = time.monotonic()
-    rows = await served.queries.sql(q.SqlRequest(sql=sql, timeout=60))
-    assert rows.rows[0][0] > 1_000_000
-    assert time.monotonic() - began > 0.5, "it took longer than a silence may"
+    monkeypatch.setattr(querying, "SILENCE", 1.0)
+    count, took = 75_000_000, 0.0
+    while took <= querying.SILENCE:  # on a fast machine it is done before
+        count *= 2
+        sql = f"SELECT count(*) FROM range({count}) t(i) WHERE hash(i) % 7 = 1"
+        began = time.monotonic()
+        rows = await served.queries.sql(q.SqlRequest(sql=sql, timeout=60))
+        assert rows.rows[0][0] > 1_000_000
+        took = time.monotonic() - began
 
 
 async def test_cancelling_what_is_not_there(served: Served) -> None:

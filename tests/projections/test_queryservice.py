@@ -310,7 +310,7 @@ async def test_signs_of_life_are_no_answer(
 ) -> None:
     """Our client waits on, longer than for a silence, and has the answer."""
     monkeypatch.setattr(queryservice, "EVERY", 0.01)
-    monkeypatch.setattr(querying, "SILENCE", 1.0)
+    monkeypatch.setattr(querying, "SILENCE", 2.0)
     count, took = 75_000_000, 0.0
     while took <= querying.SILENCE:  # on a fast machine it is done before
         count *= 2

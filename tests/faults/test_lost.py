@@ -19,7 +19,8 @@ from proxy import BOTH, Proxy
 from events.catalog import ModelResponded
 from events.names import Key
 
-LEASE = 2.0
+LEASE = 4.0
+"""Seconds: no runner that is there stands still for two thirds of it."""
 
 
 @pytest.fixture

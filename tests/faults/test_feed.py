@@ -35,6 +35,9 @@ CLIENTS, RECONNECTS, KILLS, STEPS = by_form((12, 150, 2, 20), (60, 1_000, 2, 120
 USERS = ("ada", "bob", "cy")
 GONE = (aiohttp.ClientError, OSError, AssertionError, TimeoutError)
 
+STAY = 0.5
+"""Seconds that a visit lasts at most, from when it was let in."""
+
 
 class Town:
     """A server, gateways one after the other, and who writes to the log."""
@@ -108,7 +111,7 @@ class Wanderer:
     async def visit(self, most: int | None = None) -> bool:
         """Take up to so many messages, or all; False if it could not come."""
         try:
-            async with asyncio.timeout(None if most is None else 0.5):
+            async with asyncio.timeout(None) as self._visit:
                 if self._events and most is not None:  # a stream may have no end
                     await self._stream(most)
                 else:
@@ -130,7 +133,8 @@ class Wanderer:
                 assert message["type"] != "error", message
                 if message["type"] == "live" and most is None:
                     return
-                self._town.reconnects += message["type"] == "subscribed"
+                if message["type"] == "subscribed":
+                    self._let_in(most)
                 if message["type"] not in {"ready", "subscribed", "live"}:
                     self._take(message)
                     taken += 1
@@ -145,12 +149,18 @@ class Wanderer:
             if one.response.status == 204:
                 return
             assert one.response.status == 200
-            self._town.reconnects += 1
+            self._let_in(most)
             for _ in range(most):
                 event = await one.next()
                 if event is None or event["event"] in {"end", "closing"}:
                     return
                 self._take(json.loads(event["data"]))
+
+    def _let_in(self, most: int | None) -> None:
+        """Count it; a visit that wants so many stays no longer than is useful."""
+        self._town.reconnects += 1
+        if most is not None:
+            self._visit.reschedule(asyncio.get_running_loop().time() + STAY)
 
     def _take(self, message: Any) -> None:
         self.heard.append(message)

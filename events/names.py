@@ -46,7 +46,6 @@ SCHEDULES_ALL = "schedules.*.*"  # <user>.<timer>: waits for its time in the ser
 DUE_ALL = "due.*.*"  # <user>.<timer>: its time has come
 RECURRING_ALL = "recurring.*.*.*"  # <user>.<schedule>.<part>
 RUNNERS_ALL = "runners.*"  # <runner>: what each holds, not stored
-PROJECTOR_ALL = "projector.*"  # orders to the one projector: rebuild, verify
 QUERIES_ALL = "queries.>"  # what the read model is asked: NATS micro services (ADR-32)
 ANSWERS_ALL = "answers.*.*"  # <user>.<command id>: what becomes of commands
 SERVICES = "$SRV"  # .<PING, INFO or STATS>[.<name>[.<id>]]: who serves what (ADR-32)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from events.names import EVENTS
 from gateway.composition import Log, address_of
-from gateway.querying import Queries
+from gateway.querying import Queries, Request
 from gateway.settings import Settings
 from gateway.viewing import provision, sources_of
 from projections import queries as q
@@ -41,9 +41,11 @@ class Here(Queries):
     def __init__(self, projector: Projector) -> None:
         self._desk, self._readers = Desk(projector), projector.readers
 
-    async def _ask(self, request: q.Request | q.SqlRequest) -> bytes:
+    async def _ask(self, request: Request) -> bytes:
         if isinstance(request, q.SqlRequest):
             return await sqlrows.whole(self._readers, request, self._desk.position)
+        if isinstance(request, q.Ordered):
+            return await self._desk.order(request)
         return await self._desk.page(request)
 
     async def _pieces(self, request: q.SqlRequest) -> AsyncGenerator[bytes, None]:

@@ -19,6 +19,7 @@ from events.wire import NO_RESPONDERS, Nobody, Wire, status
 from projections import queries as q
 
 T = TypeVar("T")
+Request = q.Request | q.SqlRequest | q.Ordered
 
 SILENCE = 10.0
 """Seconds without a sign of life, after which the projector is given up."""
@@ -92,10 +93,18 @@ class Queries:
                     yield value
                 line += rest
 
+    async def rebuild(self) -> q.Rebuilt:
+        """Order the read model anew; raises NotAllowedNow while it is being built."""
+        return _decoded(await self._ask(q.RebuildRequest()), q.Rebuilt)
+
+    async def verify(self) -> q.Verified:
+        """Order that every row is compared with the log."""
+        return _decoded(await self._ask(q.VerifyRequest()), q.Verified)
+
     async def _page(self, request: q.Request, kind: type[T]) -> q.Page[T]:
         return _decoded(await self._ask(request), q.Page[kind])  # type: ignore[valid-type]
 
-    async def _ask(self, request: q.Request | q.SqlRequest) -> bytes:
+    async def _ask(self, request: Request) -> bytes:
         async with self._asked(request) as heard:
             message = await _next(heard)
             heard.ended = True
@@ -113,7 +122,7 @@ class Queries:
                     heard.ended = True
 
     @asynccontextmanager
-    async def _asked(self, request: q.Request | q.SqlRequest) -> "AsyncIterator[Heard]":
+    async def _asked(self, request: Request) -> "AsyncIterator[Heard]":
         """Ask; gives what comes back. Who leaves before its end stops the query."""
         heard = Heard()
         reply = self._wire.open(heard.put_nowait)

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import uvloop
 
@@ -18,9 +19,10 @@ from events.wire import Wire
 from gateway.address import Address
 from gateway.composition import BRIEFLY, Held, Log, Place, address_of, hold, open_log
 from gateway.output import put, put_json
+from gateway.querying import NoProjector, Queries
 from gateway.settings import Settings
-from projections.orders import Orders, order
 from projections.projector import Projector
+from projections.queries import Rebuilt, Verified
 from projections.queryservice import QueryService
 from projections.rebuild import Sources, swap
 from projections.rebuild import rebuild as build
@@ -29,7 +31,7 @@ from projections.store import Store
 from projections.verify import verify
 from services.process import tune_collector
 
-Result = dict[str, Any]
+R = TypeVar("R")
 
 
 def sources_of(wire: Wire, login: Address) -> Sources:
@@ -47,7 +49,7 @@ async def provision(wire: Wire, settings: Settings) -> None:
 
 
 class Viewing:
-    """The projector as a service, with its orders and queries. Ask ``projector``.
+    """The projector as a service, with its queries. Ask ``projector``.
 
     ``patient`` is for where it is not alone: what shows things ends nothing else.
     """
@@ -61,13 +63,10 @@ class Viewing:
     async def run(self) -> None:
         """Serve until ``stop``; raises WakeError (in a group)."""
         async with asyncio.TaskGroup() as group:
-            serving = [
-                group.create_task(Orders(self._wire, self.projector).serve()),
-                group.create_task(QueryService(self._wire, self.projector).serve()),
-            ]
+            service = QueryService(self._wire, self.projector)
+            serving = group.create_task(service.serve())
             await self.projector.run()
-            for task in serving:
-                task.cancel()
+            serving.cancel()
 
     async def stop(self) -> None:
         """End in order."""
@@ -76,51 +75,52 @@ class Viewing:
 
 def rebuild(settings: Settings, *, as_json: bool) -> None:
     """Build the read model anew; the service does it if there is one."""
-    done = _done(settings, "rebuild", partial(_rebuild, settings.projector.file))
+    here = partial(_rebuild, settings.projector.file)
+    done = _done(settings, Queries.rebuild, here)
     if as_json:
         put_json(done)
         return
-    seconds = max(done["seconds"], 0.001)
-    rate = done["messages"] / seconds
-    put(
-        f"rebuilt: {done['messages']:,} messages in {seconds:.1f} s, "
-        f"{rate:,.0f} a second"
-    )
+    seconds = max(done.seconds, 0.001)
+    rate = done.messages / seconds
+    put(f"rebuilt: {done.messages:,} messages in {seconds:.1f} s, {rate:,.0f} a second")
 
 
 def check(settings: Settings, *, as_json: bool) -> bool:
     """Compare every row with the log, and print what differs; True if nothing does."""
-    report = _done(settings, "verify", partial(_verify, settings.projector.file))
+    here = partial(_verify, settings.projector.file)
+    report = _done(settings, Queries.verify, here)
     if as_json:
         put_json(report)
-        return not report["wrong"]
-    for difference in report["differences"]:
+        return not report.wrong
+    for difference in report.differences:
         put(difference)
-    if (left := report["wrong"] - len(report["differences"])) > 0:
+    if (left := report.wrong - len(report.differences)) > 0:
         put(f"… and {left:,} more")
     put(
-        f"{report['executions']:,} executions, {report['rows']:,} rows, "
-        f"{report['lines']:,} log lines up to position {report['position']:,}"
-        + (f", {report['aside']:,} messages put aside: " if report["aside"] else ": ")
-        + (f"{report['wrong']:,} differ" if report["wrong"] else "all as they must be")
+        f"{report.executions:,} executions, {report.rows:,} rows, "
+        f"{report.lines:,} log lines up to position {report.position:,}"
+        + (f", {report.aside:,} messages put aside: " if report.aside else ": ")
+        + (f"{report.wrong:,} differ" if report.wrong else "all as they must be")
     )
-    return not report["wrong"]
+    return not report.wrong
 
 
 def _done(
-    settings: Settings, kind: str, here: Callable[[Sources], Awaitable[Result]]
-) -> Result:
+    settings: Settings,
+    order: Callable[[Queries], Awaitable[R]],
+    here: Callable[[Sources], Awaitable[R]],
+) -> R:
     """Let the projector do it; where none is, do it here."""
     url = settings.nats.url
     login = settings.nats.login
     place = Place(settings.data, None if url is None else str(url), login)
     place.check()
 
-    async def main(held: Held) -> Result:
+    async def main(held: Held) -> R:
         async with open_log(held) as log:
-            done = await order(log.wire, kind) if log.server is None else None
-            if done is not None:
-                return done
+            if log.server is None:
+                with suppress(NoProjector):
+                    return await order(Queries(log.wire))
             tune_collector()
             await provision(log.wire, settings)
             return await here(sources_of(log.wire, _login(held, log)))
@@ -136,18 +136,18 @@ def _login(held: Held, log: Log) -> Address:
     return address_of(log.server)
 
 
-async def _rebuild(file: Path, sources: Sources) -> Result:
+async def _rebuild(file: Path, sources: Sources) -> Rebuilt:
     with owned(file):
         done = await build(file, sources)
         swap(file)
-    return done._asdict()
+    return done
 
 
-async def _verify(file: Path, sources: Sources) -> Result:
+async def _verify(file: Path, sources: Sources) -> Verified:
     with owned(file):
         store = await asyncio.to_thread(_open, file)
         try:
-            return (await verify(sources, store.cursor))._asdict()
+            return await verify(sources, store.cursor)
         finally:
             store.close()
 

@@ -53,6 +53,12 @@ class Desk:
         answer = await self._projector.ask(question)
         return await asyncio.to_thread(_page, request, select, answer, position)
 
+    async def order(self, request: q.Ordered) -> bytes:
+        """Do what only the process can that has the file open; raises WakeError."""
+        rebuilding = isinstance(request, q.RebuildRequest)
+        work = self._projector.rebuild if rebuilding else self._projector.verify
+        return _encode(await work())
+
     async def reached(self, position: int, seconds: float) -> int:
         """Wait for a position; returns one that all that is asked next has.
 

@@ -17,13 +17,14 @@ from events.names import EVENTS
 from projections.cursor import Answer, Cursor
 from projections.fold import BEGINNING
 from projections.follower import INTERVAL, Follower
+from projections.queries import Rebuilt, Verified
 from projections.readers import Question, Readers
-from projections.rebuild import Rebuilt, Sources, beside, discard, rebuild, swap
+from projections.rebuild import Sources, beside, discard, rebuild, swap
 from projections.sole import owned
 from projections.store import Store
 from projections.threads import in_thread
 from projections.usable import standing, usable
-from projections.verify import Report, verify
+from projections.verify import verify
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,6 @@ class Projector:
                 if self._replaced.is_set():
                     self._replaced.clear()
                     swap(self._path)
-                    self._swapped.set()
         finally:
             self.owned.clear()
             self._swapped.set()  # nobody is left to wait for
@@ -108,6 +108,7 @@ class Projector:
 
     async def _bear(self, error: WakeError) -> None:
         """Say what is wrong, once, and wait until that may be over; or raise it."""
+        self._opened_or_not()
         if not self._patient:
             raise error
         if self._problem != str(error):
@@ -153,11 +154,17 @@ class Projector:
             store.close()
             raise
         self._store = store
+        self._opened_or_not()
         await self._tell(fold.positions)
         interval = self._interval
         return Follower(
             store, fold, self._sources, writer, self._written, interval=interval
         )
+
+    def _opened_or_not(self) -> None:
+        """Let a rebuild end: its file is in place, and open if that can be."""
+        if not self._replaced.is_set():
+            self._swapped.set()
 
     async def _build(self) -> None:
         async with self._building:
@@ -191,8 +198,9 @@ class Projector:
     async def rebuild(self) -> Rebuilt:
         """Build it anew while the old one is asked, then put the new one in place.
 
-        Also when the old one is no good. Raises NotAllowedNow while that is done
-        already, and FolderInUse if it is another process's.
+        Also when the old one is no good. Whoever asks next asks the new one. Raises
+        NotAllowedNow while that is done already, and FolderInUse if it is another
+        process's.
         """
         if self._building.locked():
             raise NotAllowedNow("the read model is being built already")
@@ -209,7 +217,7 @@ class Projector:
                 raise Unavailable("the projector ended before it was in place")
         return done
 
-    async def verify(self) -> Report:
+    async def verify(self) -> Verified:
         """Fold the log anew, and compare every row; raises WakeError."""
         return await verify(self._sources, self._cursor)
 

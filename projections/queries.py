@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from events.names import Level
+from events.names import Level, projector_subject
 from events.state import Status
 
 T = TypeVar("T")
@@ -204,6 +204,27 @@ class CancelRequest(
     reply: Annotated[str, Meta(min_length=1, max_length=1_024)]
 
 
+class Ordered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what is ordered of the projector, and takes as long as it takes."""
+
+    endpoint: ClassVar[str]
+    subject: ClassVar[str]
+
+
+class RebuildRequest(Ordered, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Build the read model anew; the old one is asked meanwhile."""
+
+    endpoint = "rebuild"
+    subject = projector_subject("rebuild")
+
+
+class VerifyRequest(Ordered, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Fold the log anew, and compare every row."""
+
+    endpoint = "verify"
+    subject = projector_subject("verify")
+
+
 # ── answers ──────────────────────────────────────────────────────────────────
 
 
@@ -350,3 +371,25 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     more: bool = False
     next: None = None
     position: int
+
+
+class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rebuild came to."""
+
+    messages: int
+    seconds: float
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verification came to; ``differences`` are the first of ``wrong``.
+
+    ``aside`` counts the messages that could not be folded: ``dead_letters``.
+    """
+
+    executions: int
+    rows: int
+    lines: int
+    aside: int
+    position: int
+    wrong: int
+    differences: list[str]

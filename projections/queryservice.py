@@ -1,4 +1,4 @@
-"""The queries of the read model as a NATS micro service, ``queries``.
+"""The read model as a NATS micro service, ``queries``: what it is asked and ordered.
 
 Who has gone is not worked for. Whoever waits no longer says so, by ``cancel`` with
 the reply subject of what it asked. And whoever asked for signs of life gets one
@@ -21,7 +21,13 @@ from events.wire import NO_RESPONDERS, Wire, status
 from projections import sqlrows
 from projections.desk import Desk, parsed
 from projections.projector import Projector
-from projections.queries import CancelRequest, SqlRequest
+from projections.queries import (
+    CancelRequest,
+    Ordered,
+    RebuildRequest,
+    SqlRequest,
+    VerifyRequest,
+)
 from projections.selects import SELECTS
 
 VERSION = "1.0.0"
@@ -46,8 +52,12 @@ class QueryService:
         self._desk = Desk(projector)
         self._asked: dict[str, asyncio.Task[Any]] = {}
         endpoints = [_endpoint(kind, partial(self._page, kind)) for kind in SELECTS]
-        endpoints.append(_endpoint(SqlRequest, self._sql))
-        endpoints.append(_endpoint(CancelRequest, self._cancel))
+        endpoints += [
+            _endpoint(SqlRequest, self._sql),
+            _endpoint(CancelRequest, self._cancel),
+            _endpoint(RebuildRequest, partial(self._order, RebuildRequest)),
+            _endpoint(VerifyRequest, partial(self._order, VerifyRequest)),
+        ]
         about = "What can be asked of the read model; see docs/read-model.md."
         self.service = MicroService(wire, "queries", VERSION, about, endpoints)
 
@@ -72,6 +82,10 @@ class QueryService:
             return await sqlrows.whole(readers, asked, position)
         send = partial(self._send_piece, reply)
         return await sqlrows.stream(readers, asked, position, send)
+
+    async def _order(self, kind: type[Ordered], request: Request) -> bytes:
+        ordered = parsed(kind, request.body)
+        return await self._while_heard(request, partial(self._desk.order, ordered))
 
     async def _cancel(self, request: Request) -> bytes:
         asked = self._asked.get(parsed(CancelRequest, request.body).reply)

@@ -22,6 +22,7 @@ from events.names import EVENTS
 from events.rawlog import Extent, Raw, RawLog
 from projections.database import log_of
 from projections.fold import BEGINNING, Fold
+from projections.queries import Rebuilt
 from projections.store import Store, Unfit
 from projections.tables import rows_beside
 from projections.threads import in_thread
@@ -52,13 +53,6 @@ class Sources(NamedTuple):
         return {name: await source.extent() for name, source in self.named().items()}
 
 
-class Rebuilt(NamedTuple):
-    """What a rebuild came to."""
-
-    messages: int
-    seconds: float
-
-
 class Stopped(Exception):
     """Whoever asked for it has gone."""
 
@@ -73,7 +67,7 @@ async def rebuild(path: Path, sources: Sources) -> Rebuilt:
         messages = await _build(path, sources, bulk=True)
     except Unfit:
         messages = await _build(path, sources, bulk=False)
-    return Rebuilt(messages, time.monotonic() - began)
+    return Rebuilt(messages=messages, seconds=time.monotonic() - began)
 
 
 async def _build(path: Path, sources: Sources, *, bulk: bool) -> int:

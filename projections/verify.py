@@ -8,11 +8,12 @@ log is. What is deleted meanwhile is left out.
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import NamedTuple, TypeVar
+from threading import Event
+from typing import TypeVar
 
 import msgspec
 
-from events.errors import InvalidInput
+from events.errors import InvalidInput, WakeError
 from events.logbook import Stored, decode_line
 from events.names import EVENTS, LOGS, RECURRING, TRIGGERS, Key
 from events.rawlog import Extent, Raw, RawLog
@@ -22,7 +23,8 @@ from projections.drift import Difference, differences
 from projections.outside import line_row, trigger_row
 from projections.plans import note, part_of, schedule_row, undefined_row
 from projections.purge import is_purge
-from projections.rebuild import Sources
+from projections.queries import Verified
+from projections.rebuild import Sources, Stopped
 from projections.row import Row
 from projections.rows import OWNED, LogRow, ScheduleRow, TriggerRow
 from projections.truth import Truth
@@ -37,21 +39,6 @@ TOLD = 20
 """Differences that are told; the others are counted."""
 
 
-class Report(NamedTuple):
-    """What a verification came to; ``differences`` are the first of ``wrong``.
-
-    ``aside`` counts the messages that could not be folded: ``dead_letters``.
-    """
-
-    executions: int
-    rows: int
-    lines: int
-    aside: int
-    position: int
-    wrong: int
-    differences: list[str]
-
-
 _defined = msgspec.json.Decoder(Definition)
 _ran = msgspec.json.Decoder(Ran)
 
@@ -59,28 +46,38 @@ Opened = Callable[[], Cursor]
 """Opens a cursor; each has a snapshot of its own."""
 
 
-async def verify(sources: Sources, opened: Opened) -> Report:
-    """Compare all; raises WakeError. The work is done in threads."""
+async def verify(sources: Sources, opened: Opened) -> Verified:
+    """Compare all; raises WakeError. Threads do the work; it can be stopped."""
     cursor = opened()
     try:
         positions, aside = await asyncio.to_thread(_begin, cursor)
         extents = await sources.extents()  # after it: they must not be behind
         work = _Verification(sources, extents, cursor, positions)
-        problems = await asyncio.to_thread(lambda: list(work.problems()))
+        problems = await _in_thread(work)
     finally:
         cursor.close()
     if problems:
         problems = await asyncio.to_thread(_still_there, problems, opened)
-    told = [str(problem) for problem in problems[:TOLD]]
-    return Report(
-        work.executions,
-        work.rows,
-        work.lines,
-        aside,
-        positions[EVENTS],
-        len(problems),
-        told,
+    return Verified(
+        executions=work.executions,
+        rows=work.rows,
+        lines=work.lines,
+        aside=aside,
+        position=positions[EVENTS],
+        wrong=len(problems),
+        differences=[str(problem) for problem in problems[:TOLD]],
     )
+
+
+async def _in_thread(work: "_Verification") -> list[Difference]:
+    task = asyncio.ensure_future(asyncio.to_thread(lambda: list(work.problems())))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        work.stop()
+        with suppress(Stopped, WakeError):
+            await task
+        raise
 
 
 def _begin(cursor: Cursor) -> tuple[dict[str, int], int]:
@@ -116,6 +113,12 @@ class _Verification:
         self.positions = positions
         self.executions = self.rows = self.lines = 0
         self._purged: set[Key] = set()
+        self._stopped = Event()
+
+    def stop(self) -> None:
+        """Let it end soon, by Stopped or Unavailable; for any thread."""
+        self._stopped.set()
+        self._cursor.interrupt()
 
     def problems(self) -> Iterator[Difference]:
         """Say all that is not as it must be."""
@@ -131,8 +134,14 @@ class _Verification:
         extent = self._extents[stream]
         first = max(after, extent.first - 1, 0)
         if first < extent.last:
-            for run in source.bulk(first, extent.last):
+            for run in self._runs(source, first, extent.last):
                 yield from run
+
+    def _runs(self, source: RawLog, after: int, upto: int) -> Iterator[list[Raw]]:
+        for run in source.bulk(after, upto):
+            if self._stopped.is_set():
+                raise Stopped
+            yield run
 
     def _take(self, turn: Turn, raw: Raw) -> None:
         parts = raw.subject.split(".")
@@ -188,7 +197,7 @@ class _Verification:
             for row in self._cursor.rows_of(kind, after, upto):
                 there.setdefault(row.number, []).append(row)
             must: dict[int, list[M]] = {}
-            for run in source.bulk(after, upto):
+            for run in self._runs(source, after, upto):
                 for row in filter(None, map(made, run)):
                     must[row.number] = [row]
             self.lines += sum(map(len, there.values()))

@@ -28,8 +28,8 @@ from events.rawstream import all_streams
 from events.tablestream import JetStreamTimetable
 from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
+from projections.queries import Verified
 from projections.rebuild import Sources
-from projections.verify import Report
 
 PROCESS = Path(__file__).parents[1] / "support" / "projector_process.py"
 KILLS, SEEDS = by_form(8, 20), by_form(1, 8)
@@ -237,7 +237,7 @@ class Found:
     positions: set[int] = field(default_factory=set)
     differences: list[str] = field(default_factory=list)
 
-    def take(self, report: Report) -> None:
+    def take(self, report: Verified) -> None:
         """Count what was compared."""
         self.compared += 1
         self.executions, self.rows = report.executions, self.rows + report.rows

@@ -8,7 +8,12 @@ import duckdb
 import msgspec
 import pytest
 
-from projections.queries import CancelRequest, SqlRequest
+from projections.queries import (
+    CancelRequest,
+    RebuildRequest,
+    SqlRequest,
+    VerifyRequest,
+)
 from projections.row import columns
 from projections.rows import ROWS
 from projections.schema import statements
@@ -69,7 +74,8 @@ def test_every_query_is_described() -> None:
     table = TEXT.split("<!-- queries -->")[1].split("<!-- end -->")[0]
     rows = [line.strip("|").split("|") for line in table.strip().splitlines()[2:]]
     said = {row[0].strip(" `"): set(re.findall(r"`(\w+)`", row[2])) for row in rows}
-    kinds: list[Any] = [*SELECTS, SqlRequest, CancelRequest]
+    orders = [RebuildRequest, VerifyRequest]
+    kinds: list[Any] = [*SELECTS, SqlRequest, CancelRequest, *orders]
     fields = {
         kind.subject: {field.encode_name for field in msgspec.structs.fields(kind)}
         for kind in kinds

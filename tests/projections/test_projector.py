@@ -28,7 +28,7 @@ from readmodels import (
 
 from events import cloudevents
 from events.commands import Retry
-from events.errors import FolderInUse, Unavailable
+from events.errors import FolderInUse, NotAllowedNow, Unavailable
 from events.messages import Usage
 from events.names import EVENTS, Key
 from events.rawlog import Raw
@@ -435,3 +435,15 @@ async def test_told_to_stop_it_does_not_build_on(model: Path) -> None:
     async with projecting(model, logs):
         pass
     assert drift(model, raws(logs.events)) == []
+
+
+async def test_two_rebuilds_at_once(tmp_path: Path) -> None:
+    """The second is refused while the first goes on, and one where nothing runs."""
+    async with projecting(tmp_path / "readmodel.duckdb", Logs.empty()) as projector:
+        first = asyncio.create_task(projector.rebuild())
+        await asyncio.sleep(0)
+        with pytest.raises(NotAllowedNow, match="already"):
+            await projector.rebuild()
+        assert (await first).messages == 0
+    with pytest.raises(FolderInUse):
+        await projector.rebuild()

@@ -1,8 +1,9 @@
 """The queries over NATS: found by any tool, side by side, for nobody who has gone."""
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,17 @@ from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 from readmodels import Logs, append, projecting
 
 from events import microservice
-from events.errors import InvalidInput, TooLarge, Unavailable, WakeError
+from events.errors import (
+    FolderInUse,
+    InvalidInput,
+    NotAllowedNow,
+    TooLarge,
+    Unavailable,
+    WakeError,
+)
 from events.microservice import Endpoint, MicroService, Request
 from events.names import Key
+from events.rawlog import Raw
 from events.wire import Wire
 from gateway import querying
 from gateway.querying import NoProjector, Queries
@@ -95,6 +104,8 @@ async def test_it_is_found_as_any_micro_service(served: Served) -> None:
             "search": "queries.search",
             "sql": "queries.sql",
             "cancel": "queries.cancel",
+            "rebuild": "projector.rebuild",
+            "verify": "projector.verify",
         }
     stats = msgspec.json.decode((await served.raw("$SRV.STATS.queries")).data)
     assert ServiceStats.from_dict(stats).name == "queries"
@@ -120,7 +131,14 @@ async def test_an_error_is_told_in_body_and_header(served: Served) -> None:
 
 @pytest.mark.parametrize("body", [b"\xff\xfe", b"[1", b"{" * 50_000, b"null", b"7"])
 @pytest.mark.parametrize(
-    "subject", ["queries.executions.list", "queries.sql", "queries.cancel"]
+    "subject",
+    [
+        "queries.executions.list",
+        "queries.sql",
+        "queries.cancel",
+        "projector.rebuild",
+        "projector.verify",
+    ],
 )
 async def test_bytes_that_are_no_request(
     served: Served, subject: str, body: bytes
@@ -325,6 +343,68 @@ async def test_cancelling_what_is_not_there(served: Served) -> None:
     """It is no error: it may just have ended."""
     answer = await served.raw("queries.cancel", b'{"reply": "nothing"}')
     assert msgspec.json.decode(answer.data) == {"cancelled": False}
+
+
+# ── orders ───────────────────────────────────────────────────────────────────
+
+
+async def test_an_order_is_carried_out(served: Served) -> None:
+    """It is told what came of it; the read model is there as before."""
+    assert (await served.queries.rebuild()).messages == 2
+    verified = await served.queries.verify()
+    assert (verified.executions, verified.wrong, verified.differences) == (1, 0, [])
+    assert (await served.queries.list(q.ListRequest())).items[0].id == "one"
+
+
+async def test_an_order_takes_as_long_as_it_takes(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signs of life come meanwhile; then what came of it, or why not."""
+    monkeypatch.setattr(queryservice, "EVERY", 0.01)
+    monkeypatch.setattr(querying, "SILENCE", 0.5)
+    go, problem = asyncio.Event(), list[WakeError]()
+
+    async def slow() -> q.Rebuilt:
+        await go.wait()
+        if problem:
+            raise problem[0]
+        return q.Rebuilt(messages=7, seconds=0.5)
+
+    monkeypatch.setattr(served.projector, "rebuild", slow)
+    ordered = asyncio.create_task(served.queries.rebuild())
+    done, _ = await asyncio.wait([ordered], timeout=4 * querying.SILENCE)
+    assert not done
+    go.set()
+    assert (await ordered).messages == 7
+    for one in (NotAllowedNow("it is being built"), FolderInUse("it is another's")):
+        problem[:] = [one]
+        with pytest.raises(type(one), match=str(one)):
+            await served.queries.rebuild()
+
+
+async def test_who_waits_no_longer_stops_the_verification(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the log is, it is read no further; and the next one is done."""
+    reading, ended = threading.Event(), threading.Event()
+
+    def endless(*_: int) -> Iterator[list[Raw]]:
+        try:
+            while True:
+                reading.set()
+                yield []
+        finally:
+            ended.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.projector._sources.events, "bulk", endless)
+        verifying = asyncio.create_task(served.queries.verify())
+        await asyncio.to_thread(reading.wait, 10)
+        verifying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await verifying
+        assert await asyncio.to_thread(ended.wait, 10)
+    assert (await served.queries.verify()).wrong == 0
 
 
 # ── SQL in pieces ────────────────────────────────────────────────────────────

@@ -15,13 +15,14 @@ from events.names import Key, commit_subject, log_subject, split_subject
 from events.rawlog import MemoryRawLog, Raw
 from projections.drift import Difference, differences
 from projections.projector import Projector
+from projections.queries import Verified
 from projections.readers import Question
 from projections.rebuild import Sources
 from projections.row import Row
 from projections.rows import OWNED, ExecutionRow
 from projections.store import Store
 from projections.truth import truth_of
-from projections.verify import Report, verify
+from projections.verify import verify
 
 PATIENCE = 60.0
 """Seconds that a test waits for what takes milliseconds when nothing else runs."""
@@ -144,7 +145,7 @@ def drift(path: Path, log: Iterable[Raw]) -> list[Difference]:
     ]
 
 
-async def verified(path: Path, sources: Sources) -> Report:
+async def verified(path: Path, sources: Sources) -> Verified:
     """Verify a file that nobody has open, as ``wake verify`` does."""
     store = Store.open(path)
     try:

@@ -47,11 +47,12 @@ async def test_without_limits_nothing_is_reached() -> None:
 async def test_the_time_limit_is_spread(chance: float, seconds: float) -> None:
     """Chance takes off a tenth at most, and never adds."""
     limits = Bounds(1.0, None, chance=lambda: chance)
+    assert limits._seconds == pytest.approx(seconds)
     began = asyncio.get_running_loop().time()
     reached = await limits.reached()
     took = asyncio.get_running_loop().time() - began
     assert reached.limit == "process.time_limit"
-    assert took == pytest.approx(seconds, abs=0.04)
+    assert took > seconds - 0.04
 
 
 def test_a_fleet_does_not_end_at_once() -> None:

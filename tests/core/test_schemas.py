@@ -20,7 +20,7 @@ COLOUR = {
     "additionalProperties": False,
 }
 PATIENCE = 5.0
-"""Seconds: ten times what the worst takes on a busy machine."""
+"""Seconds of a processor: ten times what the worst takes."""
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -141,10 +141,10 @@ BOMBS: list[tuple[dict[str, Any], Any]] = [
 def test_no_schema_keeps_a_decision_from_ending(bomb: int) -> None:
     """Whatever the answer is, it is judged or refused in a moment."""
     schema, answer = BOMBS[bomb]
-    began = time.perf_counter()
+    began = time.thread_time()
     assert schemas.problem(schema) is None
     found = schemas.mismatch(schema, answer)
-    assert time.perf_counter() - began < PATIENCE
+    assert time.thread_time() - began < PATIENCE
     assert found is None or (found.isprintable() and len(found) < 800)
 
 

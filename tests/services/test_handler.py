@@ -270,8 +270,8 @@ async def test_a_steady_handler_does_not_follow_a_clock_that_jumps(log: Log) -> 
     """It begins at what the clock shows, and goes on by the event loop's time."""
     shown = [datetime(2026, 1, 1, tzinfo=UTC)]
     handler = Handler(log.journal, "tester", lambda: shown[0])
-    steady = handler.steady()
     began = asyncio.get_running_loop().time()
+    steady = handler.steady()
     shown[0] += timedelta(hours=1)
     assert handler.clock() == shown[0]
     await steady.handle(KEY, create())

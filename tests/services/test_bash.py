@@ -60,8 +60,8 @@ async def test_the_call_id_is_the_commands_to_use(
 
 async def test_the_time_limit_is_said(bash: Bash, context: ToolContext) -> None:
     """What was printed until then is told; the context's limit is the upper one."""
-    told = await call(bash, context, "echo before; sleep 1000", seconds=0.5)
-    assert told.startswith("before\n[killed after 0.5 s")
+    told = await call(bash, context, "echo before; sleep 1000", seconds=3.0)
+    assert told.startswith("before\n[killed after 3 s")
     short = ToolContext(workspace=context.workspace, key="k", timeout=0.5)
     assert "[killed after 0.5 s" in await call(bash, short, "sleep 1000", seconds=1e300)
 

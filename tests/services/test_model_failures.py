@@ -151,7 +151,7 @@ async def test_the_provider_says_how_long(log: Log, hire: Hire) -> None:
     state = await agency.run(log)
     first, second = agency.provider.at
     assert state.status == "completed"
-    assert 2.0 <= second - first < 4.0
+    assert 2.0 <= second - first < 10.0
 
 
 async def test_at_once_is_not_taken_at_its_word(log: Log, hire: Hire) -> None:
@@ -199,7 +199,7 @@ async def test_a_provider_that_is_down_and_comes_back(
 async def test_silence_is_retried(log: Log, hire: Hire, name: str) -> None:
     """A provider that stops in the middle of a sentence is asked again."""
     hanging = Answer(text=("All is",), ending="hang")
-    agency = await hire(name, hanging, DONE, silence=0.3)
+    agency = await hire(name, hanging, DONE, silence=1.5)
     state = await agency.run(log)
     assert state.output == "All is done."
     assert len(agency.provider.requests) == 2

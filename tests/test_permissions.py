@@ -13,7 +13,7 @@ import waking
 from nats.aio.client import Client
 from serving import Login
 
-LIMIT = 10.0
+LIMIT = 60.0
 """Seconds until a test gives up waiting for a message."""
 
 

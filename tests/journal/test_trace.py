@@ -22,7 +22,7 @@ async def test_every_reader_is_told_the_trace(log: Log) -> None:
     async with aclosing(log.journal.follow(live=False)) as runs:
         assert [r for run in [*[run async for run in runs]] for r in run] == [stored]
     queue = await log.journal.work("agents")
-    (work,) = await queue.fetch(1, 1.0)
+    (work,) = await queue.fetch(1, 5.0)
     assert work.recorded == stored
     await work.done()
     await queue.close()

@@ -59,7 +59,7 @@ async def test_work_is_the_commits_of_a_lane(log: Log) -> None:
     written = await write(log.journal, KEY, [*LANES, "log", "signal", "finished"])
     for number, name in enumerate(LANES):
         async with lane(log.journal, lane=name) as queue:
-            [work] = await queue.fetch(10, 1.0)
+            [work] = await queue.fetch(10, 5.0)
             assert work.recorded == written[number]
             assert work.deliveries == 1
             assert await queue.fetch(10, BRIEFLY) == []
@@ -184,8 +184,8 @@ async def test_a_key_restricts_a_queue_to_one_execution(log: Log) -> None:
         lane(log.journal, key=KEY) as mine,
         lane(log.journal, key=other) as theirs,
     ):
-        assert keys_of(await mine.fetch(10, 1.0)) == [KEY]
-        assert keys_of(await theirs.fetch(10, 1.0)) == [other]
+        assert keys_of(await mine.fetch(10, 5.0)) == [KEY]
+        assert keys_of(await theirs.fetch(10, 5.0)) == [other]
         assert await mine.fetch(10, BRIEFLY) == []
 
 

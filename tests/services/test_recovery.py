@@ -64,7 +64,7 @@ class Place:
 
     async def _fetch(self) -> None:
         queue = await self.journal.work("agents")
-        assert await queue.fetch(1, 1.0)
+        assert await queue.fetch(1, 5.0)
 
     async def begin(self, key: Key, runner: str) -> None:
         """Begin what is work."""

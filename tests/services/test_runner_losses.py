@@ -418,7 +418,7 @@ async def driven(log: MemoryLog, means: Means) -> Drive:
     await start(log.journal)
     handler = Handler(log.journal, "runner:r1")
     execution = await handler.handle(KEY, lambda x: x.begin("r1", 1))
-    [work] = await (await log.journal.work("agents")).fetch(1, 1.0)
+    [work] = await (await log.journal.work("agents")).fetch(1, 5.0)
     task = asyncio.current_task()
     assert task is not None
     return Drive(means, handler, execution, Holding(work, task, 30.0, 10.0))

@@ -30,7 +30,7 @@ async def begun(journal: Journal) -> None:
     """Let a runner fetch an execution, begin it and be gone."""
     await start(journal, spec=agent())
     queue = await journal.work("agents")
-    assert await queue.fetch(1, 1.0)
+    assert await queue.fetch(1, 5.0)
 
     def begin(execution: Execution) -> None:
         execution.begin("r1", execution.state.work_version)

@@ -107,7 +107,8 @@ async def test_an_answer_to_another_is_none(
     status: int,
 ) -> None:
     """Though it has the same id: over NATS eve may give a command of hers any."""
-    monkeypatch.setattr("gateway.web.desk.WAIT", 0.5)
+    wait = 60.0 if whose == "ada" else 0.5
+    monkeypatch.setattr("gateway.web.desk.WAIT", wait)
     async with edges.gateway(edge_server.url, tmp_path, ("gateway",)) as one:
         wire = await Wire.connect(edge_server.url)
 

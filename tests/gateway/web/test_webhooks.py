@@ -38,7 +38,7 @@ EVENT = {
     "userid": "all",
     "data": 7,
 }
-LIMIT = 10.0
+LIMIT = 60.0
 DOCUMENT = Path("docs/webhooks.md").read_text()
 
 

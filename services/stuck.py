@@ -43,7 +43,8 @@ async def find_stuck(
 
     A work that waits in its lane is not stuck, however long: it was never handed
     out; nor, if ``leases`` are left to run out, one that comes again because it
-    was given back. Damaged histories are left out, whoever asks for them is told.
+    was given back, before it was begun or in the middle of it. Damaged histories
+    are left out, whoever asks for them is told.
     """
     journal = handler.journal
     reached = journal.settled if leases else journal.handed_out
@@ -56,7 +57,8 @@ async def find_stuck(
             state = (await handler.load(last.key)).state
         except (Corrupt, Deleted):
             continue
-        waits = state.runnable and last.position > gone[state.lane]
+        # What is begun waits, too, once it was given back: it says running meanwhile.
+        waits = (state.runnable or leases) and last.position > gone[state.lane]
         since = state.updated_at or newest
         if waits or since > newest or not (state.runnable or state.status == "running"):
             continue

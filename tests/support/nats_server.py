@@ -2,11 +2,15 @@
 
 import asyncio
 import ctypes
+import itertools
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from events.wire import ApiError, Wire
@@ -15,6 +19,7 @@ from services.binary import find_server
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _NO_STREAM = 10059
+_PORTS, _WORKERS = range(10_000, 32_000), 16
 
 _folders: dict[int, Path] = {}
 """Where the servers of this process keep what they store, by their ports."""
@@ -122,8 +127,24 @@ def _ending_with_us() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _candidates() -> Iterator[int]:
+    """Ports of which this process alone tries any, over and over.
+
+    None that the system gives to whoever asks for any: while a server is down, or
+    has only been thought of, nobody else may get its port.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = range(_PORTS.start + worker % _WORKERS, _PORTS.stop, _WORKERS)
+    first = secrets.randbelow(len(own))  # another suite may be running
+    return itertools.cycle((*own[first:], *own[:first]))
+
+
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    for port in _ports:
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
+
+
+_ports = _candidates()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 STEPS = 12
 LONG = "script:\n" + 'list_dir {"path": "."}\n' * STEPS + "say All is done.\n"
-SLOW = "scripted?delay_ms=150"
+SLOW = "scripted?delay_ms=400"
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_at_its_time_limit_a_runner_gives_back_and_the_next_goes_on(
     """It ends with 0 and one line; no step is lost and none is done again."""
     with service(tmp_path, "lifecycle", *at):
         execution = started(tmp_path, at, LONG, SLOW)
-        with service(tmp_path, "runner", *at, "--time-limit", "1") as process:
+        with service(tmp_path, "runner", *at, "--time-limit", "3") as process:
             ended = waking.end(process)
         before = waking.history(tmp_path, execution, *at[:2])
         with service(tmp_path, "runner", *at):
@@ -76,7 +76,7 @@ def test_at_its_time_limit_a_runner_gives_back_and_the_next_goes_on(
         after = waking.history(tmp_path, execution, *at[:2])
     assert ended.code == 0, ended.err
     (line,) = said(ended, "process.time_limit")
-    assert line["event"] == "process.time_limit: served for 1 s; ending in order"
+    assert line["event"] == "process.time_limit: served for 3 s; ending in order"
     kinds = [fact["type"] for fact in facts(after)]
     assert 0 < sum("tool_completed" in str(commit) for commit in before) < STEPS
     assert after[: len(before)] == before
@@ -148,8 +148,8 @@ def test_the_first_signal_after_a_limit_does_not_hurry(
     """A supervisor's SIGTERM while it drains leaves the work in hand its time."""
     patient = tmp_path / "patient.toml"
     patient.write_text(f'workspaces.allowed = ["{tmp_path}"]\nrunner.drain = 60\n')
-    options = (*at[:2], "--config", str(patient), "--time-limit", "1")
-    model = "scripted?delay_ms=2500"
+    options = (*at[:2], "--config", str(patient), "--time-limit", "3")
+    model = "scripted?delay_ms=5000"
     with service(tmp_path, "lifecycle", *at):
         execution = started(tmp_path, at, LONG, model)
         with service(tmp_path, "runner", *options) as process:

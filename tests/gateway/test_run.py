@@ -22,7 +22,7 @@ say # Found
 It *is* milk.
 """
 LONG = "script:\n" + 'list_dir {"path": "."}\n' * 8 + "say Done."
-SLOW = ("--model", "scripted?delay_ms=150")
+SLOW = ("--model", "scripted?delay_ms=400")
 STUCK = ("--model", "scripted?delay_ms=60000")
 
 

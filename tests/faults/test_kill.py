@@ -187,7 +187,7 @@ def wait_for_step(process: "subprocess.Popen[str]", number: int) -> None:
 @pytest.mark.parametrize("number", by_form([3], [1, 3, 5, 6]))
 def test_the_server_killed(place: Place, number: int) -> None:
     """The nats-server dies under the run, which says so; resumed, it completes."""
-    process = start(place, model="scripted?delay_ms=150")
+    process = start(place, model="scripted?delay_ms=400")
     wait_for_step(process, number)
     os.kill(server_of(process), signal.SIGKILL)
     code, _, err = ended(process)
@@ -201,7 +201,7 @@ def test_the_server_killed(place: Place, number: int) -> None:
 def test_killed_at_random(place: Place, seed: int) -> None:
     """The process dies at any moment; resumed, the run completes."""
     chance = random.Random(seed)  # noqa: S311 - a schedule, no secret
-    process = start(place, model="scripted?delay_ms=100")
+    process = start(place, model="scripted?delay_ms=400")
     wait_for_step(process, 1)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=chance.uniform(0.0, 0.25))

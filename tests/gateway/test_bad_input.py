@@ -275,7 +275,7 @@ def test_a_lost_connection_is_waited_for(
     script = "script:\n" + 'list_dir {"path": "."}\n' * 6 + "say Done."
     process = start(
         *(place, "run", script, "--workspace", "ws", "--nats", nats.url),
-        *("--model", "scripted?delay_ms=300"),
+        *("--model", "scripted?delay_ms=600"),
     )
     until(process, "step 2:")
     nats.kill()

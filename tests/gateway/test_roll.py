@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NEVER = "scripted?delay_ms=60000"
-SLOW = "scripted?delay_ms=300"
+SLOW = "scripted?delay_ms=1000"
 SCRIPT = 'script:\nlist_dir {"path": "."}\nlist_dir {"path": "."}\nsay All is done.\n'
 GHOST = Key("local", "haunted")
 

@@ -9,7 +9,7 @@ todo_write {"tasks": [{"title": "look around", "status": "in_progress"}]}
 list_dir {"path": "."}
 say It *is* done.
 """
-SLOW = ("--model", "scripted?delay_ms=200")
+SLOW = ("--model", "scripted?delay_ms=500")
 STUCK = ("--model", "scripted?delay_ms=60000")
 HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"
 

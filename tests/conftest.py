@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import signal
 import warnings
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
@@ -43,6 +44,9 @@ def pytest_runtest_makereport() -> Generator[
 def pytest_configure(config: pytest.Config) -> None:
     """Tell the tests their form before any of them is imported."""
     form.choose(config)
+    # A suite that a shell began in the background ignores Ctrl-C, and so would
+    # whatever the tests start, and are to end by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.register_profile(
         "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )

@@ -107,7 +107,7 @@ async def _serves(fleet: Fleet, lost: Child, other: Child) -> None:
 
 async def test_away_for_less_than_the_grace(fleet: Fleet, proxy: Proxy) -> None:
     """A runner that only lost its network keeps its work."""
-    reactor = await fleet.reactor()
+    reactor = await fleet.reactor(FAULTS_GRACE="60")
     await fleet.runner("cut", WAKE_NATS=proxy.url)
     plan = Plan("e1", (step("launch"), step("write", gate="go"), step("launch")))
     key = await fleet.start(plan)

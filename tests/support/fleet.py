@@ -41,7 +41,7 @@ system_account: SYS
 """
 PASSWORDS = {"wake": "w", "system": "s"}
 USER = "ada"
-LIMIT = 60.0
+LIMIT = 120.0
 """Seconds until a test gives up on something."""
 
 EVER = -1e6
@@ -112,10 +112,10 @@ class Fleet:
         """Start a lifecycle; returns once it serves."""
         return await self._serving("lifecycle", name, **more)
 
-    async def reactor(self) -> Child:
+    async def reactor(self, **more: str) -> Child:
         """Start a reactor; returns once it hears who is gone."""
-        secret = {"WAKE_NATS_SYSTEM_PASSWORD": PASSWORDS["system"]}
-        child = await self._serving("reactor", "reactor", **secret)
+        more |= {"WAKE_NATS_SYSTEM_PASSWORD": PASSWORDS["system"]}
+        child = await self._serving("reactor", "reactor", **more)
         async with self.system() as system:
             while not await _heard(system, DEPARTED_ALL):  # noqa: ASYNC110 - another's
                 await asyncio.sleep(LOOK)

@@ -2,7 +2,8 @@
 
 The model obeys the plan in an execution's input; what it and the tools do they
 note in the ledger. ``FAULTS_LEDGER`` names its folder, ``FAULTS_NAME`` the
-process; ``FAULTS_CLOCK`` is a file with the seconds that its clock is wrong.
+process; ``FAULTS_CLOCK`` is a file with the seconds that its clock is wrong,
+``FAULTS_GRACE`` are the seconds in which a runner may come back to the reactor.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -207,4 +209,7 @@ def main() -> None:
         setattr(up, name, value)
     if "FAULTS_CLOCK" in os.environ:
         setattr(handler, "datetime", WrongClock)  # noqa: B010 - not to be seen by mypy
+    if "FAULTS_GRACE" in os.environ:
+        recovery = partial(up.Recovery, grace=float(os.environ["FAULTS_GRACE"]))
+        setattr(up, "Recovery", recovery)  # noqa: B010 - see above
     cli.main()

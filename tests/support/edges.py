@@ -19,7 +19,7 @@ from gateway.web.secret import tokens_of
 from gateway.web.tokens import Tokens
 
 SECRET = "a secret of tests, which is long enough"  # noqa: S105 - of tests
-LIMIT = 30.0
+LIMIT = 60.0
 """Seconds until a test gives up on something."""
 
 DONE = "script:\nsay Done.\n"

@@ -18,7 +18,7 @@ from events.logstream import JetStreamLogbook
 from events.names import Key
 from events.wire import Wire
 
-LIMIT = 20.0
+LIMIT = 60.0
 """Seconds until a test gives up waiting."""
 
 LIVE = frozenset(

@@ -23,7 +23,7 @@ from services.handler import Handler
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "gateway.cli")
-LIMIT = 60.0
+LIMIT = 120.0
 """Seconds until a test gives up on a process."""
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -11,7 +11,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -31,14 +31,22 @@ AHEAD = 2
 SILENCE = 15.0
 """Seconds without a word after which the server is given up."""
 
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 """Bytes read from the socket at a time."""
 
 SERVED = (b"MaxBytes", b"Batch Completed")
 """What a request that was served ends with; anything else ends it all."""
 
-LONG_ACK = 11
-"""Words of an ack subject in its newer form, which has two more in the middle."""
+PLAIN = 5
+"""Words of the line before a message that has a reply; one more with headers."""
+
+PARTS, LONG_ACK = 4, 11
+"""Words at the end of an ack subject (NATS ADR-15): the positions in the stream and
+among the deliveries, the time, and how many are left. One more follows where it is
+longer than so many."""
+
+NOWHERE = -2
+"""No position, nor is one next to it."""
 
 
 class Login(NamedTuple):
@@ -60,6 +68,7 @@ class BulkReader:
         self._stream = ""
         self._open: dict[bytes, int] = {}
         self._asked = self._taken = self._left = 0
+        self._parts, self._position = PARTS, NOWHERE
 
     @classmethod
     def connect(cls, login: Login) -> Self:
@@ -188,35 +197,51 @@ class BulkReader:
     def _take(self) -> list[Raw]:
         """Read what the socket has, as far as it is whole."""
         buffer, run, place, reply = self._more(), [], 0, b""
-        find, size, number = buffer.find, len(buffer), self._taken
-        while (end := find(b"\r\n", place)) >= 0:
-            words = buffer[place:end].split(b" ")
-            kind = words[0]
-            if kind not in _DELIVERIES:
+        find, size, parts = buffer.find, len(buffer), self._parts
+        number, position = self._taken, self._position
+        while (end := find(b"\r", place)) >= 0:  # a line has no other
+            words, start = buffer[place:end].split(b" "), end + 2
+            kind, head, expected = words[0], 0, PLAIN
+            if kind == b"HMSG":
+                head, expected = int(words[-2]), PLAIN + 1
+            elif kind != b"MSG":
+                if start > size:
+                    break
                 self._control(buffer[place:end])
-                place = end + 2
+                place = start
                 continue
-            start, head = end + 2, int(words[-2]) if kind == b"HMSG" else 0
             stop = start + int(words[-1])
             if stop + 2 > size:
                 break
             place = stop + 2
-            if len(words) != _DELIVERIES[kind]:
+            if len(words) != expected:
                 self._over(words[1], buffer[start : start + head])
                 continue
             number, reply = number + 1, words[3]
-            ack = reply.split(b".")
-            first = 5 if len(ack) < LONG_ACK else 7
-            if int(ack[first + 1]) != number:
-                raise Unavailable(f"message {number} of the log was lost")
+            ack = reply.rsplit(b".", parts)
+            before, position = position, int(ack[1])
+            if position != before + 1:
+                parts, position = self._leap(reply, number)
             subject = words[1].decode(errors="backslashreplace")
-            body = buffer[start + head : stop]
-            run.append(_make(Raw, (int(ack[first]), subject, body)))
+            run.append(Raw(position, subject, buffer[start + head : stop]))
         self._buffer = buffer[place:]
         if run:
             self._count(number - self._taken)
-            self._taken, self._left = number, _pending(reply)
+            self._taken, self._position = number, position
+            self._left = int(reply.rsplit(b".", parts)[4])
         return run
+
+    def _leap(self, reply: bytes, number: int) -> tuple[int, int]:
+        """Where a delivery stands that is not next to the one before.
+
+        Between neighbours there is nothing that could be lost. Else the consumer's
+        numbers tell messages that are deleted from those that did not come.
+        """
+        self._parts = PARTS + (reply.count(b".") + 1 > LONG_ACK)
+        ack = reply.rsplit(b".", self._parts)
+        if int(ack[2]) != number:
+            raise Unavailable(f"message {number} of the log was lost")
+        return self._parts, int(ack[1])
 
     def _count(self, taken: int) -> None:
         """So many of what was asked for are here; requests are served in order."""
@@ -266,16 +291,3 @@ class BulkReader:
 
     def _send(self, data: bytes) -> None:
         self._connection.sendall(data)
-
-
-_make: Any = tuple.__new__
-"""A named tuple's own way takes three times as long."""
-
-_DELIVERIES = {b"MSG": 5, b"HMSG": 6}
-"""How a message begins, and of how many words the line is that has a reply."""
-
-
-def _pending(reply: bytes) -> int:
-    """How many are left after a delivery, as its ack subject says (NATS ADR-15)."""
-    ack = reply.split(b".")
-    return int(ack[8 if len(ack) < LONG_ACK else 10])

@@ -11,11 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from events.names import ROUTES, Key, commit_subject
 
 
-class Raw(NamedTuple):
-    """A message as it is stored."""
+class Raw(msgspec.Struct, frozen=True, order=True, gc=False):
+    """A message as it is stored.
+
+    No named tuple: of those one is made in twice the time, and of all messages.
+    """
 
     position: int
     subject: str

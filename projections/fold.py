@@ -8,6 +8,7 @@ the commit that was seen last of it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -82,16 +83,16 @@ class Fold:
 
     def apply(self, raw: Raw) -> None:
         """Take in a message of EVENTS; one that was taken in changes nothing."""
-        position, subject, body = raw
+        position = raw.position
         if position <= self.positions[EVENTS]:
             return
         self.positions[EVENTS] = position
         self._count += 1
-        name, _, route = subject.rpartition(".")
+        name, _, route = raw.subject.rpartition(".")
         live = self._live.get(name)
         try:
             key = live.key if live is not None else _key(name)
-            commit = unseal(body, key)
+            commit = unseal(raw.body, key)
         except WakeError as error:
             self._put_aside(raw, live, str(error))
             return
@@ -99,9 +100,10 @@ class Fold:
             live = self._begin(raw, commit, key, name)
             if live is None:
                 return
-        if commit.events and type(commit.events[-1]) is Purged:
+        row, events = live.row, commit.events
+        if events and type(events[-1]) is Purged:
             self._erase(key, name, live, purged=True)
-        elif commit.version == live.row.version + 1 and live.row.problem is None:
+        elif commit.version == row.version + 1 and row.problem is None:
             live.follow(commit, route, position)
             self._touched[name] = live
             if live.again:
@@ -228,6 +230,12 @@ class Fold:
                 self._others[stream](raw)
             except (InvalidInput, ValueError, msgspec.MsgspecError) as error:
                 self._gathered.letter(stream, raw, None, str(error))
+
+    def take_all(self, stream: str, run: Iterable[Raw]) -> None:
+        """Take in messages of a stream, oldest first."""
+        take = self.apply if stream == EVENTS else partial(self.take, stream)
+        for raw in run:
+            take(raw)
 
     def _take_line(self, raw: Raw) -> None:
         line = decode_line(Stored(raw.position, raw.subject, raw.body))

@@ -152,8 +152,7 @@ class _Work:
         for name, source in self._sources.named().items():
             extent = self._extents[name]
             for run in self._runs(source, extent):
-                for raw in run:
-                    fold.take(name, raw)
+                fold.take_all(name, run)
                 pending = self._hand_over(writer, pending + len(run))
             fold.positions[name] = extent.last
         while self._writing:

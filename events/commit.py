@@ -41,7 +41,7 @@ class Blob(msgspec.Struct, frozen=True, kw_only=True):
     size: int
 
 
-class Commit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Commit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The events of one decision.
 
     ``version`` counts commits of one history from 1. ``at`` is the time that

@@ -11,7 +11,7 @@ import msgspec
 Outcome = Literal["success", "failed", "denied", "in_doubt"]
 
 
-class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A tool the model asks for; ``arguments`` is JSON text, as the model wrote it."""
 
     id: str
@@ -19,7 +19,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     arguments: str = "{}"
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Tokens of one or several model calls; cached ones are part of ``input``."""
 
     input: int = 0

@@ -33,10 +33,11 @@ class Live(Dealings):
 
     def follow(self, commit: Commit, route: str, position: int) -> None:
         """Take in the next commit."""
-        row, at = self.row, self.look_at(commit)
+        row, at, place = self.row, self.look_at(commit), 0
         queued = row.queued_at
-        for place, fact in enumerate(commit.events):
+        for fact in commit.events:  # nearly always one: enumerate takes twice as long
             _appliers[type(fact)](self, fact, place)
+            place += 1  # noqa: SIM113
         row.version, row.position, row.updated_at = commit.version, position, at
         if row.created_at is None:
             row.created_at = at
@@ -95,10 +96,12 @@ class Live(Dealings):
     def model_responded(self, fact: e.ModelResponded, place: int) -> None:
         """The model answered."""
         row, usage, at, version = self.row, fact.usage, self.at, self.commit.version
+        text = fact.text
         if self.calls:
             self._leave()
-        self.said = False
-        row.steps, row.idle_attempts = fact.step, 0
+        self.said, row.steps = False, fact.step
+        if row.idle_attempts:
+            row.idle_attempts = 0
         self._spend(usage, fact.cost)
         self.out[StepRow].append(
             StepRow(
@@ -108,8 +111,8 @@ class Live(Dealings):
                 row.user,
                 row.agent,
                 fact.model,
-                cut(fact.text),
-                self._size(place, "text", fact.text),
+                cut(text),
+                size(text) if self.sizes is NONE else self._size(place, "text", text),
                 len(fact.tool_calls),
                 usage.input,
                 usage.output,
@@ -121,8 +124,9 @@ class Live(Dealings):
                 at,
             )
         )
-        for number, call in enumerate(fact.tool_calls, 1):
-            asked = call.arguments
+        number = 0
+        for call in fact.tool_calls:
+            asked, number = call.arguments, number + 1
             self.calls.append(
                 CallRow(
                     row.eid,
@@ -157,7 +161,8 @@ class Live(Dealings):
 
     def tool_completed(self, fact: e.ToolCompleted, place: int) -> None:
         """A call came to an end."""
-        self.row.idle_attempts = 0
+        if self.row.idle_attempts:
+            self.row.idle_attempts = 0
         call = self.call(fact.call_id)
         if call:
             call.latency_ms = fact.latency_ms

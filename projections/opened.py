@@ -115,10 +115,15 @@ class Opened:
         row = self.row
         row.input_tokens += usage.input
         row.output_tokens += usage.output
-        row.cache_read += usage.cache_read
-        row.cache_write += usage.cache_write
-        row.cost += cost or 0.0
-        row.unpriced += unpriced + (cost is None)
+        if usage.cache_read or usage.cache_write:
+            row.cache_read += usage.cache_read
+            row.cache_write += usage.cache_write
+        if cost is None:
+            unpriced += 1
+        else:
+            row.cost += cost
+        if unpriced:
+            row.unpriced += unpriced
 
     def _signal(self, kind: str, detail: str | None = None) -> None:
         self.signals += 1
@@ -149,7 +154,10 @@ class Opened:
         """End a call with what the model is told."""
         call.phase, call.outcome, call.completed_at = "done", outcome, self.at
         call.output, call.output_size = cut(output), size(output)
-        self.calls = [other for other in self.calls if other is not call]
+        if len(self.calls) > 1:
+            self.calls = [other for other in self.calls if other is not call]
+        else:
+            self.calls = []
         self.out[CallRow].append(call)
 
     def _leave(self) -> None:

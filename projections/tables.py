@@ -24,8 +24,9 @@ CHUNK = 500
 MANY = 1_000
 """Rows of a table that are worth a file."""
 
-LARGEST_ROW = 256 * 1024 * 1024
-"""Bytes of a row as JSON: notes are kept whole, and grow."""
+ROOM = 8 * 1024 * 1024
+"""Bytes of a row as JSON that DuckDB is told to expect. It takes twice that for what
+it reads: up to 32 MB is memory that it had before, more is asked of the kernel anew."""
 
 AGING = ((LOGS, "logs", "id"), (TRIGGERS, "triggers", "position"))
 """Streams that forget, the tables of their messages, and the columns of positions."""
@@ -95,14 +96,14 @@ class Tables:
         appender.flush()
 
     def _load(self, table: str, kind: type[R], rows: Sequence[R]) -> None:
-        file = rows_beside(self._path)
+        file, lines = rows_beside(self._path), _lines(rows)
         types = {column.name: column.type for column in columns(kind)}
         try:
-            file.write_bytes(_lines(rows))
+            file.write_bytes(lines)
             self._connection.execute(
                 f"INSERT INTO {table} SELECT * FROM read_json("
                 f"?, format = 'newline_delimited', columns = {types}, "
-                f"maximum_object_size = {LARGEST_ROW})",
+                f"maximum_object_size = {_longest(lines)})",
                 [str(file)],
             )
         finally:
@@ -148,6 +149,13 @@ class Tables:
         for appender in appenders.values():
             with suppress(duckdb.Error):
                 appender.clear()
+
+
+def _longest(lines: bytes) -> int:
+    """How long a line may be, at least: notes are kept whole, and grow."""
+    if len(lines) <= ROOM:
+        return ROOM
+    return max(ROOM, *map(len, lines.split(b"\n")))
 
 
 def rows_beside(path: Path) -> Path:

@@ -9,7 +9,7 @@ that messages were lost: then there is nothing to go on with, and it says so.
 import secrets
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple, Self
 from urllib.parse import unquote, urlsplit
@@ -129,13 +129,11 @@ class BulkReader:
 
     # ── reading ──────────────────────────────────────────────────────────────
 
-    def read(
-        self, stream: str, subjects: Sequence[str], after: int, upto: int
-    ) -> Iterator[list[Raw]]:
+    def read(self, stream: str, after: int, upto: int) -> Iterator[list[Raw]]:
         """Give all messages beyond ``after``, up to ``upto``; raises Unavailable."""
         self._stream = stream
         try:
-            self._left = self._begin(subjects, after)
+            self._left = self._begin(after)
             while self._left:
                 self._top_up()
                 run = self._take()
@@ -147,15 +145,17 @@ class BulkReader:
         except OSError as error:
             raise Unavailable(f"nats-server was lost: {error}") from error
 
-    def _begin(self, subjects: Sequence[str], after: int) -> int:
-        """Make the consumer; returns how much there is to read."""
+    def _begin(self, after: int) -> int:
+        """Make the consumer; returns how much there is to read.
+
+        It has no filter: one that lets all pass costs the server a tenth more.
+        """
         self._send(f"SUB {self._inbox}.* 1\r\n".encode())
         config = {
             "name": self._consumer,
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": after + 1,
             "ack_policy": "none",
-            "filter_subjects": list(subjects),
             "mem_storage": True,
             "num_replicas": 1,
             "inactive_threshold": int(60e9),

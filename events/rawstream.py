@@ -123,7 +123,7 @@ class JetStreamRawLog(RawLog):
         assert self._login is not None  # noqa: S101 - who reads in bulk gave one
         reader = BulkReader.connect(self._login)
         try:
-            yield from reader.read(self._stream, self._subjects, after, upto)
+            yield from reader.read(self._stream, after, upto)
         finally:
             reader.close()
 

@@ -220,8 +220,11 @@ async def test_with_a_password(tmp_path: Path) -> None:
         BulkReader.connect(Login(f"nats://127.0.0.1:{port}"))
 
 
-def serve(answers: list[bytes]) -> tuple[str, threading.Thread]:
-    """Be a server that says what it is told to, a piece for each line it hears."""
+def serve(answers: list[bytes], *, stay: bool = False) -> tuple[str, threading.Thread]:
+    """Be a server that says what it is told to, a piece for each line it hears.
+
+    Then it hangs up; or it listens on, to ``stay``, until the other does.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
 
     def run() -> None:
@@ -232,6 +235,8 @@ def serve(answers: list[bytes]) -> tuple[str, threading.Thread]:
                 while not heard.readline().startswith((b"PING", b"PUB")):
                     pass
                 connection.sendall(answer)
+            if stay:
+                heard.read()
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -266,9 +271,61 @@ def test_loss_is_noticed(deliveries: bytes, said: str) -> None:
     url, thread = serve([b"PONG\r\n", ANSWER, deliveries])
     reader = BulkReader.connect(Login(url))
     with pytest.raises(Unavailable, match=said):
-        list(reader.read(EVENTS, ["events.>"], 0, 3))
+        list(reader.read(EVENTS, 0, 3))
     reader.close()
     thread.join()
+
+
+def read_three(deliveries: bytes) -> list[Raw]:
+    """Read what a server delivers that stays."""
+    url, thread = serve([b"PONG\r\n", ANSWER, deliveries], stay=True)
+    reader = BulkReader.connect(Login(url))
+    try:
+        return [raw for run in reader.read(EVENTS, 0, 9) for raw in run]
+    finally:
+        reader.close()
+        thread.join()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
+def test_it_may_be_cut_anywhere(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a carriage return and its line feed, too; whatever else is said."""
+    monkeypatch.setattr(bulk, "CHUNK", chunk)
+    reply = "$JS.ACK.EVENTS.c.1.2.2.17.1"
+    head = b"NATS/1.0\r\nNats-Msg-Id: 7\r\n\r\n"
+    headed = f"HMSG events.ada.b.log 1 {reply} {len(head)} {len(head) + 4}\r\n"
+    over = b"NATS/1.0 409 Batch Completed\r\n\r\n"
+    raws = read_three(
+        message(1, 2)
+        + b"PING\r\n"
+        + headed.encode()
+        + head
+        + b"\r{}\n\r\n"
+        + b"HMSG i.1 1 %d %d\r\n%s\r\n" % (len(over), len(over), over)
+        + message(3, 0)
+    )
+    assert raws == [
+        Raw(1, "events.a.b.log", b"{}"),
+        Raw(2, "events.ada.b.log", b"\r{}\n"),
+        Raw(3, "events.a.b.log", b"{}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "rest"),
+    [("EVENTS.c", ""), ("hub.hash.EVENTS.c", ""), ("hub.hash.EVENTS.c", ".r4nd")],
+    ids=["short", "long", "longest"],
+)
+def test_every_form_of_an_ack_is_read(prefix: str, rest: str) -> None:
+    """Also where the position is another one than the number, and leaps."""
+    acks = [
+        f"$JS.ACK.{prefix}.1.{position}.{number}.17.{3 - number}{rest}"
+        for number, position in ((1, 1), (2, 2), (3, 9))
+    ]
+    said = b"".join(f"MSG events.a.b.log 1 {ack} 0\r\n\r\n".encode() for ack in acks)
+    assert [raw.position for raw in read_three(said)] == [1, 2, 9]
+    with pytest.raises(Unavailable, match="message 3 of the log was lost"):
+        read_three(said.replace(b".9.3.17.", b".9.4.17."))
 
 
 async def test_another_stream_has_another_identity(

@@ -99,7 +99,7 @@ class Dealings(Opened):
         self.children[fact.child] = ChildRow(
             self.row.eid,
             fact.child,
-            self.commit.version,
+            self.version,
             self.row.user,
             fact.call_id,
             fact.agent,

@@ -21,7 +21,7 @@ from projections.rows import (
     CallRow,
     StepRow,
 )
-from projections.texts import NONE, as_json, cut, size, utc
+from projections.texts import NONE, as_json, cut, size, sizes_of, utc
 
 _lanes = frozenset(LANES)
 
@@ -32,13 +32,16 @@ class Live(Dealings):
     __slots__ = ()
 
     def follow(self, commit: Commit, route: str, position: int) -> None:
-        """Take in the next commit."""
-        row, at, place = self.row, self.look_at(commit), 0
-        queued = row.queued_at
+        """Take in the next commit; nothing of it is held longer than it is needed."""
+        row, queued, place = self.row, self.row.queued_at, 0
+        self.version, self.by, self.cause = commit.version, commit.by, commit.cause
+        self.at = at = utc(commit.at)
+        self.signals = 0
+        self.sizes = sizes_of(commit) if commit.blobs else NONE
         for fact in commit.events:  # nearly always one: enumerate takes twice as long
             _appliers[type(fact)](self, fact, place)
             place += 1  # noqa: SIM113
-        row.version, row.position, row.updated_at = commit.version, position, at
+        row.version, row.position, row.updated_at = self.version, position, at
         if row.created_at is None:
             row.created_at = at
         if route in _lanes:
@@ -81,7 +84,7 @@ class Live(Dealings):
         self.out[AttemptRow].append(
             AttemptRow(
                 row.eid,
-                self.commit.version,
+                self.version,
                 fact.attempt,
                 row.user,
                 row.agent,
@@ -95,7 +98,7 @@ class Live(Dealings):
 
     def model_responded(self, fact: e.ModelResponded, place: int) -> None:
         """The model answered."""
-        row, usage, at, version = self.row, fact.usage, self.at, self.commit.version
+        row, usage, at, version = self.row, fact.usage, self.at, self.version
         text = fact.text
         if self.calls:
             self._leave()
@@ -136,7 +139,9 @@ class Live(Dealings):
                     call.id,
                     call.name,
                     cut(asked),
-                    self._asked(place, number, asked),
+                    size(asked)
+                    if self.sizes is NONE
+                    else self._size(place, f"tool_calls/{number - 1}/arguments", asked),
                     "open",
                     None,
                     0,
@@ -147,11 +152,6 @@ class Live(Dealings):
                     at,
                 )
             )
-
-    def _asked(self, place: int, number: int, arguments: str) -> int:
-        if self.sizes is NONE:
-            return size(arguments)
-        return self._size(place, f"tool_calls/{number - 1}/arguments", arguments)
 
     def tool_started(self, fact: e.ToolStarted, _place: int) -> None:
         """An irreversible tool is about to run."""

@@ -7,13 +7,12 @@ from typing import Any
 import msgspec
 
 from events import catalog as e
-from events.commit import Commit
 from events.execution import IN_DOUBT
 from events.names import Key
 from events.state import FINAL
 from projections.row import Row
 from projections.rows import CallRow, ChildRow, ExecutionRow, SignalRow, WaitRow
-from projections.texts import NONE, as_json, cut, size, sizes_of, utc, utc_or_none
+from projections.texts import NONE, Sizes, as_json, cut, size, utc_or_none
 
 Rows = defaultdict[type[Row], list[Row]]
 """Rows to be written, by kind."""
@@ -29,6 +28,9 @@ def no_rows() -> Rows:
 class Opened:
     """One execution: its row, and what of it is open. ``out`` takes what is done.
 
+    ``version``, ``by``, ``cause``, ``at`` and ``sizes`` are those of the commit that
+    is taken in, ``signals`` how many it had until now.
+
     ``stored`` are the kinds of which the database has rows that may change, ``rest``
     is what its row there has beside its progress (``progress.py``); ``again`` says
     that rows which were done have changed: it must be folded anew.
@@ -37,9 +39,10 @@ class Opened:
     __slots__ = (
         "again",
         "at",
+        "by",
         "calls",
+        "cause",
         "children",
-        "commit",
         "key",
         "out",
         "rest",
@@ -48,8 +51,16 @@ class Opened:
         "signals",
         "sizes",
         "stored",
+        "version",
         "waits",
     )
+
+    version: int
+    by: str
+    cause: str | None
+    at: datetime
+    sizes: Sizes
+    signals: int
 
     def __init__(self, row: ExecutionRow, out: Rows) -> None:
         self.row, self.out = row, out
@@ -60,13 +71,6 @@ class Opened:
         self.stored: set[type[Row]] = set()
         self.rest: tuple[Any, ...] | None = None
         self.again = self.said = False
-
-    def look_at(self, commit: Commit) -> datetime:
-        """Let what is said next be said by this commit; returns its time."""
-        self.commit, self.signals = commit, 0
-        self.at = at = utc(commit.at)
-        self.sizes = sizes_of(commit) if commit.blobs else NONE
-        return at
 
     @property
     def final(self) -> bool:
@@ -130,12 +134,12 @@ class Opened:
         self.out[SignalRow].append(
             SignalRow(
                 self.row.eid,
-                self.commit.version,
+                self.version,
                 self.signals,
                 self.row.user,
                 kind,
-                self.commit.by,
-                self.commit.cause,
+                self.by,
+                self.cause,
                 cut(detail) if detail else None,
                 self.at,
             )
@@ -192,7 +196,7 @@ class Opened:
     def _begin_wait(self, kind: str, **fields: Any) -> None:
         self._end_wait(kind, "dropped")
         row = self.row
-        wait = WaitRow(row.eid, self.commit.version, kind, row.user, self.at)
+        wait = WaitRow(row.eid, self.version, kind, row.user, self.at)
         for name, value in fields.items():
             setattr(wait, name, value)
         self.waits[kind] = wait

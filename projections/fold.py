@@ -8,7 +8,6 @@ the commit that was seen last of it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -83,34 +82,43 @@ class Fold:
 
     def apply(self, raw: Raw) -> None:
         """Take in a message of EVENTS; one that was taken in changes nothing."""
-        position = raw.position
-        if position <= self.positions[EVENTS]:
-            return
-        self.positions[EVENTS] = position
-        self._count += 1
-        name, _, route = raw.subject.rpartition(".")
-        live = self._live.get(name)
-        try:
-            key = live.key if live is not None else _key(name)
-            commit = unseal(raw.body, key)
-        except WakeError as error:
-            self._put_aside(raw, live, str(error))
-            return
-        if live is None:
-            live = self._begin(raw, commit, key, name)
+        self._apply_all((raw,))
+
+    def _apply_all(self, run: Iterable[Raw]) -> None:
+        """Take in messages of EVENTS, oldest first.
+
+        In one loop, for nearly all are the next commit of an execution that is held.
+        """
+        positions, lives, touched = self.positions, self._live, self._touched
+        for raw in run:
+            position = raw.position
+            if position <= positions[EVENTS]:
+                continue
+            positions[EVENTS] = position
+            self._count += 1
+            name, _, route = raw.subject.rpartition(".")
+            live = lives.get(name)
+            try:
+                key = live.key if live is not None else _key(name)
+                commit = unseal(raw.body, key)
+            except WakeError as error:
+                self._put_aside(raw, live, str(error))
+                continue
             if live is None:
-                return
-        row, events = live.row, commit.events
-        if events and type(events[-1]) is Purged:
-            self._erase(key, name, live, purged=True)
-        elif commit.version == row.version + 1 and row.problem is None:
-            live.follow(commit, route, position)
-            self._touched[name] = live
-            if live.again:
-                self._erase(key, name, live, purged=False)
-                self.lost[key] = position
-        else:
-            self._miss_in(raw, key, name, live)
+                live = self._begin(raw, commit, key, name)
+                if live is None:
+                    continue
+            row, events = live.row, commit.events
+            if events and type(events[-1]) is Purged:
+                self._erase(key, name, live, purged=True)
+            elif commit.version == row.version + 1 and row.problem is None:
+                live.follow(commit, route, position)
+                touched[name] = live
+                if live.again:
+                    self._erase(key, name, live, purged=False)
+                    self.lost[key] = position
+            else:
+                self._miss_in(raw, key, name, live)
 
     def _begin(self, raw: Raw, commit: Commit, key: Key, name: str) -> Live | None:
         """Hold one that begins here; others are looked for, or let go of."""
@@ -219,23 +227,25 @@ class Fold:
 
     # ── the other streams ────────────────────────────────────────────────────
 
-    def take(self, stream: str, raw: Raw) -> None:
-        """Take in a message of any stream; one that was taken in changes nothing."""
-        if stream == EVENTS:
-            self.apply(raw)
-        elif raw.position > self.positions[stream]:
-            self.positions[stream] = raw.position
-            self._count += 1
-            try:
-                self._others[stream](raw)
-            except (InvalidInput, ValueError, msgspec.MsgspecError) as error:
-                self._gathered.letter(stream, raw, None, str(error))
+    def take(self, stream: str, run: Iterable[Raw]) -> None:
+        """Take in messages of a stream, oldest first.
 
-    def take_all(self, stream: str, run: Iterable[Raw]) -> None:
-        """Take in messages of a stream, oldest first."""
-        take = self.apply if stream == EVENTS else partial(self.take, stream)
+        One that was taken in changes nothing.
+        """
+        if stream == EVENTS:
+            self._apply_all(run)
+            return
         for raw in run:
-            take(raw)
+            if raw.position > self.positions[stream]:
+                self.positions[stream] = raw.position
+                self._count += 1
+                self._take_other(stream, raw)
+
+    def _take_other(self, stream: str, raw: Raw) -> None:
+        try:
+            self._others[stream](raw)
+        except (InvalidInput, ValueError, msgspec.MsgspecError) as error:
+            self._gathered.letter(stream, raw, None, str(error))
 
     def _take_line(self, raw: Raw) -> None:
         line = decode_line(Stored(raw.position, raw.subject, raw.body))

@@ -104,8 +104,7 @@ class Follower:
     def _take(self, batch: Batch) -> Mapping[Key, int]:
         """Fold, and write unless some are lost; returns those."""
         for stream, raws in batch.items():
-            for raw in raws:
-                self._fold.take(stream, raw)
+            self._fold.take(stream, raws)
         if not self._fold.lost:
             self._commit()
         return dict(self._fold.lost)

@@ -152,7 +152,7 @@ class _Work:
         for name, source in self._sources.named().items():
             extent = self._extents[name]
             for run in self._runs(source, extent):
-                fold.take_all(name, run)
+                fold.take(name, run)
                 pending = self._hand_over(writer, pending + len(run))
             fold.positions[name] = extent.last
         while self._writing:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pytest
 from histories import Story
 from lifelike import interleaved
@@ -152,7 +153,7 @@ async def test_a_chain_that_is_broken_is_seen(tmp_path: Path) -> None:
     story.respond(text="Done.")
     await append(logs, story)
     edited = log._stored[2].body.replace(b"Done.", b"Gone.")
-    log._stored[2] = log._stored[2]._replace(body=edited)
+    log._stored[2] = msgspec.structs.replace(log._stored[2], body=edited)
     async with projecting(model, logs):
         pass
     report = await verified(model, logs)

@@ -49,7 +49,7 @@ class Cursor:
 
     def begin_faithfully(self, sql: str) -> tuple[list[str], list[str]]:
         """Ask as ``begin`` does; values that Python has not are DuckDB's text."""
-        asked = check(sql)
+        asked = check(sql).bare
         try:
             found = self._run(f"FROM (DESCRIBE {asked}\n)", ()).fetchall()
         except (duckdb.InterruptException, duckdb.ConnectionException) as error:
@@ -84,11 +84,11 @@ class Cursor:
         return [kind(*row) for row in found.rows]
 
     def _run(self, sql: str, values: Any) -> duckdb.DuckDBPyConnection:
-        check(sql)
+        asked = check(sql)
         if not self._begun:
             self._connection.execute("BEGIN TRANSACTION READ ONLY")
             self._begun = True
-        return self._connection.execute(sql, values)
+        return self._connection.execute(asked.statement, values)
 
     def interrupt(self) -> None:
         """Stop what runs, if something does; what is yet to begin is not stopped."""

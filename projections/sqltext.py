@@ -6,8 +6,9 @@ database sees to that (``store.py``). This is for what it would still let pass.
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import duckdb
 
@@ -39,8 +40,35 @@ _FAITHFUL = re.compile(
 """Types whose values Python has too; all others come as DuckDB writes them."""
 
 
-def check(sql: str) -> str:
-    """Return the one statement that there is if it only reads, else InvalidInput."""
+REMEMBERED = 128
+"""Texts that are not looked at again: to do so takes a sixth of a common question."""
+
+LONG = 10_000
+"""Characters of a text that is not remembered: nobody asks it again and again."""
+
+
+class Asked(NamedTuple):
+    """One statement that only reads: without what stands behind it, and parsed."""
+
+    bare: str
+    statement: duckdb.Statement
+
+
+def check(sql: str) -> Asked:
+    """Return the one statement that there is if it only reads, else InvalidInput.
+
+    Whether it does is in its text alone, so of one text the answer is always the
+    same; and a statement that is run is copied first, whoever else runs it.
+    """
+    return _remembered(sql) if len(sql) <= LONG else _checked(sql)
+
+
+@lru_cache(REMEMBERED)
+def _remembered(sql: str) -> Asked:
+    return _checked(sql)
+
+
+def _checked(sql: str) -> Asked:
     try:
         found = duckdb.extract_statements(sql)
     except duckdb.Error as error:
@@ -50,7 +78,7 @@ def check(sql: str) -> str:
     for name in _called(sql):
         if name in BARRED:
             raise InvalidInput(f"{name}() cannot be called here: it is no question")
-    return _bare(sql)
+    return Asked(_bare(sql), found[0])
 
 
 def _tokens(sql: str) -> Iterator[tuple[int, bytes]]:

@@ -16,6 +16,7 @@ from events.names import Key
 from projections import parquet, sqlrows
 from projections.projector import Projector
 from projections.queries import Column, SqlRequest
+from projections.readers import Question
 from projections.sqltext import BARRED, check, faithful
 from projections.values import plain
 
@@ -164,8 +165,23 @@ def test_what_is_barred_is_there() -> None:
 
 def test_only_the_statement_itself_is_left() -> None:
     """Without what comes after it, and whatever bytes it has."""
-    assert check("SELECT 'ü;--' ; -- x\n;") == "SELECT 'ü;--'"
-    assert check("  SELECT 1 /* x */ ") == "  SELECT 1"
+    assert check("SELECT 'ü;--' ; -- x\n;").bare == "SELECT 'ü;--'"
+    assert check("  SELECT 1 /* x */ ").bare == "  SELECT 1"
+
+
+async def test_a_text_that_was_asked_before_is_asked_anew(projector: Projector) -> None:
+    """By many at once: each has its own values; what was refused stays refused."""
+    sql = "SELECT $x + count(*) FROM executions WHERE $x = $x"
+    answers = await asyncio.gather(
+        *(
+            projector.ask(Question(sql=sql, values={"x": x}, seconds=PATIENCE))
+            for x in range(50)
+        )
+    )
+    assert [answer.rows for answer in answers] == [[(x + 1,)] for x in range(50)]
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="one SELECT"):
+            await rows(projector, "DELETE FROM logs")
 
 
 @pytest.mark.parametrize(

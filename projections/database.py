@@ -16,6 +16,10 @@ SPILL = "4GB"
 CHECKPOINT = "128MB"
 """The log of changes that is put into the tables at once: rarely, and well packed."""
 
+NEEDLESS = "common_subplan"
+"""Optimizers that cost more than they bring: this one serializes every plan, with
+the rows that are written in it, to find parts of a query that are the same."""
+
 
 class Outdated(Misconfigured):
     """The read model was made by another version: rebuild it."""
@@ -26,6 +30,7 @@ def connect(path: Path, *, files: bool = False) -> duckdb.DuckDBPyConnection:
     config: dict[str, Any] = {
         "threads": 1,
         "checkpoint_threshold": CHECKPOINT,
+        "disabled_optimizers": NEEDLESS,
         "memory_limit": MEMORY,
         "max_temp_directory_size": SPILL,
         "enable_external_access": files,

@@ -14,7 +14,7 @@ from events.state import FINAL
 from projections import queries as q
 from projections.keysets import Key, Ordering
 from projections.texts import utc
-from projections.views import OWN_STEPS
+from projections.views import OWN_STEPS, both
 
 SHOWN = "CASE WHEN problem IS NULL THEN status ELSE 'corrupt' END"
 """The status of an execution, unless what came after it cannot be read."""
@@ -61,10 +61,12 @@ class Select(NamedTuple):
         """
         order = f"ORDER BY {self.ordering.sql} LIMIT $most"
         parts = [
-            f"(SELECT * FROM ({sql}) WHERE {condition} {order})"
+            f"SELECT * FROM ({sql}) WHERE {condition} {order}"
             for sql in (self.sql, *self.more)
         ]
-        narrow = f"SELECT * FROM ({' UNION ALL '.join(parts)}) {order}"
+        narrow = parts[0]
+        if self.more:
+            narrow = f"SELECT * FROM (({') UNION ALL ('.join(parts)})) {order}"
         if not self.wide:
             return narrow
         return (
@@ -183,10 +185,8 @@ def counts(request: q.CountRequest) -> Select:
     where.add('"user" = $user', user=request.user)
     where.add("agent = $agent", agent=request.agent)
     where.within("created_at", "created", request.created_from, request.created_to)
-    sql = (
-        f"SELECT {SHOWN} AS status, count(*) AS executions FROM executions "
-        f"WHERE {where.sql} GROUP BY 1"
-    )
+    found = both("status, problem", where.sql)
+    sql = f"SELECT {SHOWN} AS status, count(*) AS executions FROM ({found}) GROUP BY 1"
     return Select(sql, where.values, Ordering((Key("status", str),)), q.StatusCount)
 
 

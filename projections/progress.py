@@ -38,22 +38,21 @@ _resting: Any = itemgetter(
 )
 
 
-def moving(live: Live) -> tuple[Any, ...]:
-    """The values of these columns."""
-    values: tuple[Any, ...] = _moving(_values(live.row))
-    return values
-
-
 def resting(live: Live) -> tuple[Any, ...]:
-    """The values of all others."""
+    """The values of all columns but these."""
     values: tuple[Any, ...] = _resting(_values(live.row))
     return values
 
 
-def moved(lives: Iterable[Live]) -> dict[int, Live]:
-    """Those whose row is there, and has changed in these columns only; by eid."""
-    return {
-        live.row.eid: live
-        for live in lives
-        if live.rest is not None and live.rest == resting(live)
-    }
+def moved(lives: Iterable[Live]) -> dict[int, tuple[Any, ...]]:
+    """Those whose row is there, and has changed in these columns only.
+
+    By eid, with the values of these columns.
+    """
+    here = {}
+    for live in lives:
+        if live.rest is not None:
+            values = _values(live.row)
+            if live.rest == _resting(values):
+                here[live.row.eid] = _moving(values)
+    return here

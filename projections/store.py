@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -21,7 +21,7 @@ from projections.database import Explained, Outdated, connect, log_of
 from projections.delta import Delta
 from projections.live import Live
 from projections.opened import Rows, no_rows
-from projections.progress import MOVING, moved, moving, resting
+from projections.progress import MOVING, moved, resting
 from projections.row import Row
 from projections.rows import (
     HOT,
@@ -43,11 +43,18 @@ AGAIN = 0.005
 
 logger = logging.getLogger(__name__)
 
+ADVANCE = "UPDATE checkpoints SET position = ? WHERE stream = ?"
+"""Parsed once for a file: that is a third of what it takes."""
+
 TRIES = 20
 """How often room is made for a transaction before it is given up."""
 
 ROOM = 0.1
 """Seconds that queries take to end."""
+
+
+Moved = Mapping[int, tuple[Any, ...]]
+"""Executions whose row stays where it is, with what of it has moved; by eid."""
 
 
 class Unfit(WakeError):
@@ -71,6 +78,7 @@ class Store:
         self._writer, self._bulk = connection, bulk
         self._tables = Tables(connection, path, bulk=bulk)
         self._positions: dict[str, int] = {}
+        (self._advancing,) = connection.extract_statements(ADVANCE)
         self._cursors = Cursors()
 
     # ── opening ──────────────────────────────────────────────────────────────
@@ -212,7 +220,7 @@ class Store:
             if live.row.eid not in here:
                 live.rest = resting(live)
 
-    def _commit_fitting(self, delta: Delta, here: Mapping[int, Live]) -> None:
+    def _commit_fitting(self, delta: Delta, here: Moved) -> None:
         try:
             self._commit(delta, here, fit=False)
         except (duckdb.DataError, duckdb.InvalidInputException) as error:
@@ -227,7 +235,7 @@ class Store:
             cursor.interrupt()
         time.sleep(ROOM)
 
-    def _commit(self, delta: Delta, here: Mapping[int, Live], *, fit: bool) -> None:
+    def _commit(self, delta: Delta, here: Moved, *, fit: bool) -> None:
         if not self._bulk:
             self._writer.begin()
         try:
@@ -246,7 +254,7 @@ class Store:
         with suppress(FileNotFoundError):
             log_of(self.path).chmod(0o600)
 
-    def _write(self, delta: Delta, here: Mapping[int, Live], *, fit: bool) -> None:
+    def _write(self, delta: Delta, here: Moved, *, fit: bool) -> None:
         """Write all; the rows of executions ``here`` stay where they are."""
         self._erase(delta.erased)
         for kind, eids in _outdated(delta, here).items():
@@ -255,8 +263,7 @@ class Store:
             self._tables.add(done(kind), kind, rows, fit=fit)
         for kind, rows in _changing(delta, here).items():
             self._tables.add(hot(kind), kind, rows, fit=fit)
-        progress = list(map(moving, here.values()))
-        self._tables.update(hot(ExecutionRow), MOVING, progress)
+        self._tables.update(hot(ExecutionRow), MOVING, list(here.values()))
         self._replace_schedules(delta, fit=fit)
         self._advance(delta.positions)
 
@@ -279,10 +286,7 @@ class Store:
     def _advance(self, positions: Mapping[str, int]) -> None:
         for stream, position in positions.items():
             if position != self._positions[stream]:
-                self._writer.execute(
-                    "UPDATE checkpoints SET position = ? WHERE stream = ?",
-                    [position, stream],
-                )
+                self._writer.execute(self._advancing, [position, stream])
 
     def forget(self, first: Mapping[str, int]) -> None:
         """Let log lines and triggers go that their streams have no more."""
@@ -306,7 +310,7 @@ class Store:
         return Explained(self.path)
 
 
-def _outdated(delta: Delta, here: Mapping[int, Live]) -> dict[type[Row], list[int]]:
+def _outdated(delta: Delta, here: Moved) -> dict[type[Row], list[int]]:
     """Whose changing rows go, by kind: only where there are any."""
     eids: dict[type[Row], list[int]] = {kind: [] for kind in HOT}
     for live in (*delta.settled, *delta.hot):
@@ -316,7 +320,7 @@ def _outdated(delta: Delta, here: Mapping[int, Live]) -> dict[type[Row], list[in
     return eids
 
 
-def _changing(delta: Delta, here: Mapping[int, Live]) -> Rows:
+def _changing(delta: Delta, here: Moved) -> Rows:
     rows = no_rows()
     for live in delta.hot:
         for row in live.open_rows():

@@ -48,6 +48,7 @@ from projections.projector import Projector
 from projections.readers import Question
 from projections.rebuild import BATCH, Sources, rebuild, swap
 from projections.store import Store
+from projections.views import OWN_STEPS
 from services.embedded import EmbeddedServer
 from services.process import tune_collector
 
@@ -217,16 +218,21 @@ async def sources_of(server: EmbeddedServer) -> AsyncIterator[tuple[Wire, Source
         )
 
 
+_MINE = """SELECT execution, status, created_at FROM executions_{}
+    WHERE "user" = 'user7' AND status = 'running' ORDER BY created_at DESC LIMIT 50"""
+
 QUERIES = (
-    """SELECT execution, status, created_at FROM executions WHERE "user" = 'user7'
-    AND status = 'running' ORDER BY created_at DESC LIMIT 50""",
-    """SELECT "user", count(*) FROM executions
+    f"""SELECT * FROM (({_MINE.format("hot")}) UNION ALL ({_MINE.format("done")}))
+    ORDER BY created_at DESC LIMIT 50""",  # noqa: S608 - constants
+    """SELECT "user", count(*) FROM executions_hot
     WHERE status IN ('pending', 'running') GROUP BY ALL""",
-    """SELECT execution FROM waits JOIN executions USING (eid)
+    """SELECT execution FROM waits_hot JOIN executions_hot USING (eid)
     WHERE kind = 'event' AND ended_at IS NULL AND event_type = 'ci.done'""",
     "SELECT * FROM stuck",
-    "SELECT day, agent, sum(input_tokens) FROM usage GROUP BY ALL",
+    f"""SELECT CAST(responded_at AS DATE) AS day, agent, sum(input_tokens)
+    FROM ({OWN_STEPS}) GROUP BY ALL""",  # noqa: S608 - constants
 )
+"""Common questions, asked of the tables that named queries ask (``selects.py``)."""
 
 
 async def follow(

@@ -219,11 +219,11 @@ async def sources_of(server: EmbeddedServer) -> AsyncIterator[tuple[Wire, Source
 
 
 _MINE = """SELECT execution, status, created_at FROM executions_{}
-    WHERE "user" = 'user7' AND status = 'running' ORDER BY created_at DESC LIMIT 50"""
+    WHERE "user" = 'user7' AND status = 'running' ORDER BY created_at DESC LIMIT 51"""
 
 QUERIES = (
     f"""SELECT * FROM (({_MINE.format("hot")}) UNION ALL ({_MINE.format("done")}))
-    ORDER BY created_at DESC LIMIT 50""",  # noqa: S608 - constants
+    ORDER BY created_at DESC LIMIT 51""",  # noqa: S608 - constants
     """SELECT "user", count(*) FROM executions_hot
     WHERE status IN ('pending', 'running') GROUP BY ALL""",
     """SELECT execution FROM waits_hot JOIN executions_hot USING (eid)

@@ -128,7 +128,8 @@ class JetStreamLogbook(Logbook):
         self._check_connected()
         acks = _Acks(len(letters))
         reply = self._wire.open(acks.take)
-        self._wire.watch(acks.lose)
+        # Not when it is back: what is sent before that is known is answered.
+        self._wire.watch_breaks(acks.lose)
         try:
             async with asyncio.timeout(ANSWER):
                 for subject, payload, headers in letters:

@@ -456,6 +456,27 @@ async def test_without_a_server_both_ways_are_unavailable(
     assert said(await book.read(KEY)) == ["before", "after"]
 
 
+async def test_what_is_written_before_a_reconnect_is_known_is_not_lost(
+    own_server: NatsServer, own_wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sent over the new connection: nobody has to write it again."""
+    book = await JetStreamLogbook.open(own_wire)
+    known = own_wire.client._reconnected_cb
+    writing: asyncio.Future[asyncio.Task[None]] = asyncio.Future()
+
+    async def late() -> None:
+        task = asyncio.create_task(book.write([line("once")]))
+        await asyncio.sleep(0)
+        writing.set_result(task)
+        await known()
+
+    monkeypatch.setattr(own_wire.client, "_reconnected_cb", late)
+    own_server.kill()
+    own_server.start()
+    await (await writing)
+    assert said(await book.read(KEY)) == ["once"]
+
+
 async def test_lines_written_again_after_a_lost_connection_are_stored_once(
     own_server: NatsServer, own_wire: Wire
 ) -> None:

@@ -87,7 +87,8 @@ class Pull(Generic[L]):
         self._expires = 0.0
         self._problem = ""
         self._inbox: Subscription | None = None
-        wire.watch(self._forget)
+        wire.watch_breaks(self._forget)
+        wire.watch(self._stirred.set)
 
     async def take(self, limit: int, wait: float) -> list[L]:
         """Lease up to ``limit``; raises Unavailable, OutcomeUnknown."""
@@ -156,16 +157,18 @@ class Pull(Generic[L]):
             logger.exception("work at %s cannot be read", message.subject)
 
     def _forget(self) -> None:
-        """Ask again: the server that was asked may be another one now."""
+        """Ask again: the server that was asked may be another one soon.
+
+        Not what is asked before the reconnect is known: that would be asked twice.
+        """
         self._asked = 0
-        self._stirred.set()
 
     async def close(self) -> None:
         """Stop asking and give back what arrived unasked.
 
         What cannot be given back comes again when its lease ran out.
         """
-        self._wire.unwatch(self._forget)
+        self._wire.unwatch(self._forget, self._stirred.set)
         if self._inbox is not None:
             await self._wire.hush(self._inbox)
             await self._last_word()

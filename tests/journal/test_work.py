@@ -307,6 +307,32 @@ async def test_a_queue_asks_for_no_more_than_it_was_told(
         assert msgspec.json.decode(info)["num_ack_pending"] == 8
 
 
+async def test_what_is_asked_before_a_reconnect_is_known_is_asked_once(
+    own_log: JetStreamLog, own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than was asked for would lie here, and be nobody's, until its lease ends."""
+    journal, other = own_log.journal, await own_log.again()
+    known, asked = journal.wire.client._reconnected_cb, asyncio.Event()
+    async with lane(journal) as queue:
+        assert await queue.fetch(5, BRIEFLY) == []
+
+        async def late() -> None:
+            assert await queue.fetch(8, BRIEFLY) == []
+            await known()
+            asked.set()
+
+        monkeypatch.setattr(journal.wire.client, "_reconnected_cb", late)
+        own_server.kill()
+        own_server.start()
+        await asked.wait()
+        assert await queue.fetch(8, BRIEFLY) == []
+        await back(other)
+        await jobs(other, 20)
+        await fetch(queue, 8)
+        info = await other.wire.api(f"CONSUMER.INFO.{EVENTS}.{lane_consumer('agents')}")
+        assert msgspec.json.decode(info)["num_ack_pending"] == 8
+
+
 async def test_work_that_cannot_be_read_does_not_stop_the_lane(
     jetstream_log: JetStreamLog, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,8 +16,8 @@ from services.handler import Handler
 from services.recovery import Roll, Seen
 from services.stuck import Stuck, find_stuck, put_back
 
-LISTEN = BEAT + 0.3
-"""Seconds in which every runner says at least once what it holds."""
+LISTEN = 2 * BEAT
+"""Seconds in which every runner, be it late, says at least once what it holds."""
 
 REASON = "nobody held it (wake recover)"
 

@@ -359,7 +359,7 @@ async def test_what_is_between_two_positions_comes_and_ends(stream: Stream) -> N
         await stream.add(f"events.ada.e{number % 2}.log", b"%d" % number)
     wanted = list(range(11, AHEAD * 3 + 1, 2))
     runs = stream.log.between("events.ada.e0.*", 10, wanted[-1])
-    async with aclosing(runs), asyncio.timeout(10):
+    async with aclosing(runs), asyncio.timeout(60):
         found = [raw async for run in runs for raw in run]
     assert [raw.position for raw in found] == wanted
     assert {raw.subject for raw in found} == {"events.ada.e0.log"}

@@ -64,7 +64,7 @@ class Viewer:
 
     async def until(self, count: int) -> list[Any]:
         """Wait for so many messages; returns them."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.heard) < count:
                 self._stirred.clear()
                 await self._stirred.wait()
@@ -98,7 +98,7 @@ async def running(feed: LiveFeed) -> AsyncIterator[LiveFeed]:
     """Run a feed; ready when the block begins."""
     task = asyncio.create_task(feed.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await feed.ready.wait()
         yield feed
     finally:

@@ -24,6 +24,7 @@ from events.names import Key
 from gateway.web import outlet, sessions
 from gateway.web.asked import Refused
 from gateway.web.live import Live
+from projections.feedcursor import Cursor
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ async def test_from_now_on_it_begins_with_the_status(
 ) -> None:
     """And nothing of what was before."""
     log = history(key)
-    await writer.commit(*log[:3])
+    await living().feed.reach(Cursor(await writer.commit(*log[:3])))
     async with Onlooker.at(gateway.url, token(gateway, key.user)) as one:
         answer = await one.subscribe("one")
         [status] = one.live
@@ -181,7 +182,7 @@ async def test_an_admin_sees_everybodys(
     gateway: Gateway, writer: Writer, key: Key
 ) -> None:
     """By naming whose they are."""
-    await writer.commit(*history(key))
+    await living().feed.reach(Cursor(await writer.commit(*history(key))))
     root = token(gateway, "root", "admin")
     async with (
         Onlooker.at(gateway.url, root) as one,

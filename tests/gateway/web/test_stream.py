@@ -80,6 +80,20 @@ async def wanted(commits: Sequence[Recorded]) -> list[Any]:
     return bare(await everything(streams_, commits[0].key))
 
 
+async def seen(gateway: Gateway, token: str, position: int) -> None:
+    """Wait until the gateway has heard of a commit: it is told a moment later."""
+    async with Reader.at(gateway.url, f"{PATH}?after={position}-0", token) as one:
+        assert one.response.status in {200, 204}
+
+
+async def told(gateway: Gateway, token: str) -> None:
+    """Wait until the gateway has heard of a log line."""
+    path, events = f"{PATH}?after=0&kinds=log", list[Any]()
+    while not any(event["event"] == "log" for event in events):
+        async with Reader.at(gateway.url, path, token) as one:
+            events = [*await one.to_the_end()]
+
+
 async def test_all_of_it_comes_to_the_end(
     gateway: Gateway, writer: Writer, key: Key, token: str
 ) -> None:
@@ -104,6 +118,7 @@ async def test_who_comes_back_goes_on(
     log = ended(key)
     await writer.commit(*log)
     await writer.line(aline(key))
+    await told(gateway, token)
     async with Reader.at(gateway.url, f"{PATH}?after=0", token) as one:
         *events, _ = await one.to_the_end()
     for place in (0, len(events) // 2, len(events) - 1):
@@ -121,7 +136,7 @@ async def test_without_a_cursor_it_begins_with_the_status(
 ) -> None:
     """Of one that has ended, that is all."""
     log = ended(key)
-    await writer.commit(*log)
+    await seen(gateway, token, await writer.commit(*log))
     async with Reader.at(gateway.url, PATH, token) as one:
         status, last = await one.to_the_end()
     [message] = messages([status])
@@ -136,6 +151,7 @@ async def test_only_the_kinds_that_are_wanted_come(
     """And it ends all the same."""
     await writer.commit(*ended(key))
     await writer.line(aline(key))
+    await told(gateway, token)
     path = f"{PATH}?after=0&kinds=log&kinds=delta"
     async with Reader.at(gateway.url, path, token) as one:
         *events, last = await one.to_the_end()
@@ -211,7 +227,7 @@ async def test_a_stream_ends_with_its_token(
 ) -> None:
     """And says why."""
     await writer.commit(*ended(key)[:2])
-    brief = gateway.tokens.mint(key.user, lifetime=timedelta(seconds=1))
+    brief = gateway.tokens.mint(key.user, lifetime=timedelta(seconds=3))
     async with Reader.at(gateway.url, PATH, brief.token) as one:
         *_, last = await one.to_the_end()
     assert last["event"] == "closing"
@@ -261,7 +277,7 @@ async def test_a_reader_that_takes_nothing_is_let_go(
 ) -> None:
     """Its connection is cut; it comes back with the last id that it has."""
     monkeypatch.setattr(outlet, "MOST_WAITING", 64 * 1024)
-    await writer.commit(*ended(key)[:2])
+    await seen(gateway, token, await writer.commit(*ended(key)[:2]))
     async with Reader.at(gateway.url, PATH, token) as one:
         await one.next()
         for number in range(1_000):

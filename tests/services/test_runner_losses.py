@@ -489,7 +489,7 @@ async def test_renewed_work_is_not_taken_away(
     model = FakeModel(hang)
     work = means(model, world, tmp_path)
     await start(log.journal)
-    lease = 2.0  # no process stands still for two thirds of it
+    lease = 4.0  # no process stands still for two thirds of it
     async with (
         runner(log.journal, work, "r1", lease=lease),
         runner(await log.again(), work, "r2", lease=lease),

@@ -198,21 +198,27 @@ class Waker:
             now: Waiting | None = waiting
             while now is not None:
                 hand.again = False
-                await self._wake_by_first(now, trigger)
+                offered = await self._wake_by_first(now, trigger)
                 # What came meanwhile may be for a wait that has begun since.
                 now, trigger = self.waits.get(waiting.key) if hand.again else None, None
+                if now is not None and now.position == offered.position:
+                    now = offered  # what it cannot receive is not offered again
         finally:
             del self._busy[waiting.key]
             self._freed.set()
 
-    async def _wake_by_first(self, waiting: Waiting, trigger: Trigger | None) -> None:
+    async def _wake_by_first(
+        self, waiting: Waiting, trigger: Trigger | None
+    ) -> Waiting:
+        """Offer it what it wants; returns it as waiting for what comes after that."""
         trigger = trigger or await self._first(waiting)
         while trigger is not None:
             if await self._wake(waiting, trigger):
                 self.waits.drop(waiting.key, waiting.position)
-                return
+                break
             waiting = waiting.beyond(trigger.position)
             trigger = await self._first(waiting)
+        return waiting
 
     async def _first(self, waiting: Waiting) -> Trigger | None:
         """Return the first trigger that a wait wants, of those that are there."""

@@ -541,6 +541,32 @@ async def test_what_cannot_be_received_is_left_for_the_next(
     assert [r.getMessage() for r in said] == ["ada/run-1 cannot be woken: damaged"]
 
 
+async def test_what_cannot_be_received_is_not_offered_again_with_the_next(
+    memory_room: Room, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the next one comes while it is looked whether there is one."""
+    room, triggers = memory_room, memory_room.triggers
+    await room.park()
+    waker = Waker(Picky(room.journal, "reactor"), triggers, room.inbox.answer)
+    beyond, asked = triggers.beyond, 0
+
+    async def just_before(*about: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        found = await beyond(*about)
+        if asked == 1:
+            await room.happen(2)
+            await until_true(lambda: waker._busy[ONE].again)
+        return found
+
+    monkeypatch.setattr(triggers, "beyond", just_before)
+    async with room.reactor(waker=waker):
+        await room.happen(1)
+        await room.woken()
+    assert [r.payload for r in await room.receipts()] == [2]
+    assert caplog.text.count("ada/run-1 cannot be woken: damaged") == 1
+
+
 async def test_the_triggers_out_of_reach_are_asked_again(
     memory_room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:

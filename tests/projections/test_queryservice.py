@@ -361,7 +361,7 @@ async def test_an_order_takes_as_long_as_it_takes(
 ) -> None:
     """Signs of life come meanwhile; then what came of it, or why not."""
     monkeypatch.setattr(queryservice, "EVERY", 0.01)
-    monkeypatch.setattr(querying, "SILENCE", 0.5)
+    monkeypatch.setattr(querying, "SILENCE", 2.0)
     go, problem = asyncio.Event(), list[WakeError]()
 
     async def slow() -> q.Rebuilt:
@@ -372,7 +372,7 @@ async def test_an_order_takes_as_long_as_it_takes(
 
     monkeypatch.setattr(served.projector, "rebuild", slow)
     ordered = asyncio.create_task(served.queries.rebuild())
-    done, _ = await asyncio.wait([ordered], timeout=4 * querying.SILENCE)
+    done, _ = await asyncio.wait([ordered], timeout=2 * querying.SILENCE)
     assert not done
     go.set()
     assert (await ordered).messages == 7

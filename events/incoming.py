@@ -18,6 +18,10 @@ PLAIN, HEADED = b"MSG", b"HMSG"
 headers ``HMSG subject sid [reply] size-of-headers size``."""
 
 
+_BARE, _WITH_REPLY = 2, 3
+"""Words of a line but its kind and sizes."""
+
+
 class Incoming:
     """The messages of one connection; ``feed`` takes bytes as they come."""
 
@@ -68,13 +72,9 @@ class Incoming:
             start = body
         else:
             return False
-        match others:
-            case [subject, number]:
-                reply = b""
-            case [subject, number, reply]:
-                pass
-            case _:
-                return False
-        return number.isdigit() and self._deliver(
-            int(number), subject, reply, data[start:stop], headers
-        )
+        if len(others) == _BARE:
+            others.append(b"")  # no reply
+        if len(others) != _WITH_REPLY or not others[1].isdigit():
+            return False
+        subject, number, reply = others
+        return self._deliver(int(number), subject, reply, data[start:stop], headers)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from events.deltas import Delta
 from events.names import Key
-from projections.feedcursor import BEGINNING, Cursor
+from projections.feedcursor import BEGINNING, WHOLE, Cursor
 from projections.notices import Kind, Notice, of_delta
 from projections.ring import Entry, Ring, Topic
 from projections.sayings import Sayings
@@ -74,7 +74,10 @@ class Hub:
 
     def pass_commit(self, position: int) -> None:
         """Note that all is published up to a commit."""
-        self.advance(self.cursor.furthest(Cursor(position)))
+        if self.cursor.position < position or self.cursor.number != WHOLE:
+            self.advance(self.cursor.furthest(Cursor(position)))
+        else:
+            self._grown.set()
 
     def line(self, number: int, notice: Notice) -> None:
         """Publish a log line; ``pass_line`` follows."""

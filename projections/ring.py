@@ -54,7 +54,11 @@ class Ring:
         self._entries.append(entry)
         self._bytes += len(entry.notice.body)
         for topic in _topics(entry):
-            self._by_topic.setdefault(topic, deque()).append(entry)
+            entries = self._by_topic.get(topic)
+            if entries is None:
+                self._by_topic[topic] = deque((entry,))
+            else:
+                entries.append(entry)
         while len(self._entries) > self._most or self._bytes > self._most_bytes:
             self._drop()
 

@@ -17,12 +17,13 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import nats
@@ -43,6 +44,8 @@ from events.spec import AgentSpec
 from events.tablestream import JetStreamTimetable
 from events.triggerstream import JetStreamTriggers
 from events.wire import Wire
+from projections import queries as q
+from projections.desk import Desk
 from projections.fold import BEGINNING, Fold
 from projections.projector import Projector
 from projections.readers import Question
@@ -232,11 +235,20 @@ QUERIES = (
     f"""SELECT CAST(responded_at AS DATE) AS day, agent, sum(input_tokens)
     FROM ({OWN_STEPS}) GROUP BY ALL""",  # noqa: S608 - constants
 )
-"""Common questions, asked of the tables that named queries ask (``selects.py``)."""
+"""Common questions in SQL, of a few columns, of the tables that ``selects.py`` asks."""
+
+REQUESTS = (
+    q.ListRequest(user="user7", status=("running",)),
+    q.ActiveRequest(),
+    q.AwaitingRequest(event_type="ci.done"),
+    q.StuckRequest(),
+    q.UsageRequest(by=("day", "agent")),
+)
+"""The same as named queries: a whole page each, with all of its columns, as JSON."""
 
 
 async def follow(
-    server: EmbeddedServer, rate: int, seconds: int, asks: int
+    server: EmbeddedServer, rate: int, seconds: int, asks: int, *, named: bool = False
 ) -> Followed:
     """Follow another process, and be asked meanwhile."""
     with tempfile.TemporaryDirectory(prefix="wake-bench-") as name:
@@ -250,7 +262,7 @@ async def follow(
             await sender.stdout.readline()
             projector.told.clear()
             began, cpu = time.perf_counter(), time.process_time()
-            asking = group.create_task(_ask(projector, asks))
+            asking = group.create_task(_ask(_questions(projector, named=named), asks))
             ticking = group.create_task(_tick())
             await sender.wait()
             while projector.positions[EVENTS] < rate * seconds:
@@ -282,14 +294,22 @@ _asked: list[float] = []
 _ticks: list[float] = []
 
 
-async def _ask(projector: Projector, asks: int) -> None:
+def _questions(projector: Projector, *, named: bool) -> list[Callable[[], Any]]:
+    """Ways to ask, one after the other."""
+    if named:
+        desk = Desk(projector)
+        return [partial(desk.page, request) for request in REQUESTS]
+    return [partial(projector.ask, Question(sql=sql)) for sql in QUERIES]
+
+
+async def _ask(questions: Sequence[Callable[[], Any]], asks: int) -> None:
     """Ask so many times a second, one after the other."""
     _asked.clear()
     for number in count():
         if not asks:
             return
         began = time.perf_counter()
-        await projector.ask(Question(sql=QUERIES[number % len(QUERIES)]))
+        await questions[number % len(questions)]()
         took = time.perf_counter() - began
         _asked.append(took)
         await asyncio.sleep(max(0.0, 1 / asks - took))
@@ -448,13 +468,20 @@ FULL = Size(15, 1_000_000, 5_000_000, 200, 1_000_000, 3)
 QUICK = Size(3, 200_000, 1_000_000, 60, 150_000, 1)
 
 
+RUNS = ((20_000, 0, False), (5_000, 80, False), (5_000, 80, True))
+"""Events and questions a second, and whether those are named queries."""
+
+
 async def measure(size: Size, *, quick: bool) -> list[Figure]:
     """Measure everything."""
     figures = []
-    for rate, asks in ((20_000, 0), (5_000, 80)):
+    for rate, asks, named in RUNS:
         async with fresh_server("2m") as server:
-            one = await follow(server, rate, size.seconds, asks)
-        figures += _followed(one, rate, asks, size.seconds)
+            one = await follow(server, rate, size.seconds, asks, named=named)
+        how = f"{size.seconds} s"
+        if asks:
+            how += f", {asks} {'named ' * named}queries/s"
+        figures += _followed(one, rate, asks, how)
     empty = await asyncio.to_thread(commits_on, 0, 0, size.rounds)
     times = await asyncio.to_thread(
         commits_on, size.executions, size.steps, size.rounds
@@ -467,8 +494,7 @@ async def measure(size: Size, *, quick: bool) -> list[Figure]:
     return figures + await _rebuilt(size, quick=quick)
 
 
-def _followed(one: Followed, rate: int, asks: int, seconds: int) -> list[Figure]:
-    how = f"{seconds} s" + (f", {asks} queries/s" if asks else "")
+def _followed(one: Followed, rate: int, asks: int, how: str) -> list[Figure]:
     first = [
         Figure("follow (events/s)", one.rate, "events/s"),
         Figure("lag p99 (ms)", one.lag99, "ms"),

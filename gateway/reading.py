@@ -43,8 +43,8 @@ LONGEST = 12
 def show(place: Place, execution: str, *, at: str | None, as_json: bool) -> None:
     """Print an execution as it is, or was at a version or time; raises WakeError."""
     wanted = _moment(at)
-    key, history, below = _history(place, execution)
-    progress = Progress.of(key, history[: _version(wanted, history)])
+    key, history, below = _history(place, execution, wanted)
+    progress = Progress.of(key, history)
     if as_json:
         put_json({**_whole(progress.state), "subagents": below})
         return
@@ -89,14 +89,17 @@ def width_of() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _history(place: Place, execution: str) -> tuple[Key, list[Recorded], list[Below]]:
-    """All of an execution, and how its subagents stand."""
+def _history(
+    place: Place, execution: str, wanted: int | datetime | None = None
+) -> tuple[Key, list[Recorded], list[Below]]:
+    """An execution up to a moment, and how the subagents stand that it had by then."""
     check_id(execution)
     place.check()
 
     async def load(log: Log) -> tuple[Key, list[Recorded], list[Below]]:
         key = await find(log.journal, execution)
         history = await log.journal.read(key)
+        history = history[: _version(wanted, history)]
         return key, history, await subagents(log.journal, key, history)
 
     return with_log(place, load)

@@ -269,6 +269,8 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     input_tokens: int
     output_tokens: int
+    cache_read: int
+    cache_write: int
     cost: float
     unpriced: int
     runner: str | None
@@ -277,6 +279,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     cancel_requested: bool
     created_at: datetime | None
     started_at: datetime | None
+    paused_at: datetime | None
     updated_at: datetime | None
     completed_at: datetime | None
 

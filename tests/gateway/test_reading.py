@@ -3,11 +3,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from running import start as begin
 from waking import Ended, facts, start, wake
 
+from events import catalog as e
 from events.errors import InvalidInput
+from events.execution import Execution
+from events.names import Key
+from events.spec import AgentSpec
 from events.state import Failure
+from gateway.composition import Log, Place, with_log
 from gateway.listing import STATUSES, Row, checked, table
+from services.handler import Handler
 
 PROMPT = """script:
 todo_write {"tasks": [{"title": "read", "status": "done"}]}
@@ -213,6 +220,27 @@ def test_show_at_a_version(place: Path, execution: str) -> None:
     third = wake(place, "show", execution, "--at", "3")
     assert "status     running" in third.out
     assert "result" not in third.out
+
+
+def test_show_at_a_version_has_its_subagents(tmp_path: Path) -> None:
+    """Those that were asked for later were not there yet."""
+    boss = Key("local", "boss")
+
+    def spawn(execution: Execution) -> None:
+        execution.trigger_event(
+            e.ChildSpawned, call_id="c", child="helper", agent="explorer", prompt=""
+        )
+
+    async def spawned(log: Log) -> None:
+        await begin(log.journal, boss, AgentSpec(name="boss"))
+        await Handler(log.journal, "t").handle(boss, spawn)
+
+    assert wake(tmp_path, "run", "script:\nsay Hi.").code == 0
+    with_log(Place(tmp_path / ".wake"), spawned)
+    first = wake(tmp_path, "show", "boss", "--at", "1", "--json").last
+    assert first["subagents"] == []
+    now = wake(tmp_path, "show", "boss", "--json").last
+    assert [one["id"] for one in now["subagents"]] == ["helper"]
 
 
 @pytest.mark.parametrize("at", ["0", "-1", "999", "99999999999999999999"])

@@ -42,6 +42,22 @@ async def test_signals(ada: Caller) -> None:
     assert (again.status, again.code) == (409, "not_allowed_now")
 
 
+async def test_a_list_says_what_the_execution_itself_says(ada: Caller) -> None:
+    """But for its output and log lines, which a list leaves out."""
+    options = {"await_event": {"event_type": "never"}}
+    asked = {"agent_type": "explorer", "input": DONE, "options": options}
+    execution = (await ada.post("/api/agents", asked)).body["id"]
+    for verb in ("pause", "resume", "cancel"):
+        await ada.post(f"/api/agents/{execution}/{verb}")
+    itself = await ada.until(execution, "cancelled")
+    (row,) = (await ada.listed()).body["items"]
+    assert row["paused_at"] is not None
+    left_out = {"output", "logs"}
+    assert {k: v for k, v in row.items() if k not in left_out} == {
+        k: itself[k] for k in row.keys() - left_out
+    }
+
+
 @pytest.mark.parametrize("path", ["", "/events", "/logs", "/state", "/token"])
 async def test_anothers_execution_is_not_there(
     gateway: Gateway, ada: Caller, path: str

@@ -3,9 +3,9 @@
 nats-py lets a task wait for bytes, matches each line against one pattern after the
 other, and cuts each message off the front of what is left. Here a line is split
 where the server puts its blanks, and a message goes to its subscription without a
-task in between: half the time for who follows the log, and less for who hears a
-message now and then. All else (control lines, messages for who waits, what looks
-wrong) goes on to nats-py, whole.
+task in between: three fifths of the time for who follows the log, and little more than
+half for a request and its answer. All else (control lines, messages for who waits,
+what looks wrong) goes on to nats-py, whole.
 """
 
 from collections.abc import Callable

@@ -44,9 +44,7 @@ class Here(Queries):
     async def _ask(self, request: Request) -> bytes:
         if isinstance(request, q.SqlRequest):
             return await sqlrows.whole(self._readers, request, self._desk.position)
-        if isinstance(request, q.Ordered):
-            return await self._desk.order(request)
-        return await self._desk.page(request)
+        return await self._desk.answer(request)
 
     async def _pieces(self, request: q.SqlRequest) -> AsyncGenerator[bytes, None]:
         """The pieces of a stream, each when the one before was taken in."""

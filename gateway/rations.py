@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from math import ceil
-from typing import TypeVar
 
 import msgspec
 
@@ -15,8 +14,6 @@ from gateway.output import put, put_json
 from gateway.settings import Settings
 from gateway.wording import printable
 from services.accounts import Account, Accounts
-
-T = TypeVar("T")
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from datetime import datetime
 from functools import partial
 from itertools import takewhile
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -33,8 +33,6 @@ from gateway.wording import (
     short,
     tokens,
 )
-
-T = TypeVar("T")
 
 LONGEST = 12
 """Digits that a version may have: nobody makes so many commits."""

@@ -53,8 +53,14 @@ class Desk:
         answer = await self._projector.ask(question)
         return await asyncio.to_thread(_page, request, select, answer, position)
 
-    async def order(self, request: q.Ordered) -> bytes:
-        """Do what only the process can that has the file open; raises WakeError."""
+    async def answer(self, request: q.Request | q.Ordered) -> bytes:
+        """Answer a query, or carry out an order; raises WakeError."""
+        if isinstance(request, q.Ordered):
+            return await self._order(request)
+        return await self.page(request)
+
+    async def _order(self, request: q.Ordered) -> bytes:
+        """Do what only the process can that has the file open."""
         rebuilding = isinstance(request, q.RebuildRequest)
         work = self._projector.rebuild if rebuilding else self._projector.verify
         return _encode(await work())

@@ -74,10 +74,10 @@ class Hub:
 
     def pass_commit(self, position: int) -> None:
         """Note that all is published up to a commit."""
-        if self.cursor.position < position or self.cursor.number != WHOLE:
-            self.advance(self.cursor.furthest(Cursor(position)))
-        else:
-            self._grown.set()
+        cursor = self.cursor
+        if cursor.position < position or cursor.number != WHOLE:
+            cursor = cursor.furthest(Cursor(position))
+        self.advance(cursor)
 
     def line(self, number: int, notice: Notice) -> None:
         """Publish a log line; ``pass_line`` follows."""

@@ -23,7 +23,6 @@ from projections.desk import Desk, parsed
 from projections.projector import Projector
 from projections.queries import (
     CancelRequest,
-    Ordered,
     RebuildRequest,
     SqlRequest,
     VerifyRequest,
@@ -51,13 +50,10 @@ class QueryService:
         self._wire, self._projector = wire, projector
         self._desk = Desk(projector)
         self._asked: dict[str, asyncio.Task[Any]] = {}
-        endpoints = [_endpoint(kind, partial(self._page, kind)) for kind in SELECTS]
-        endpoints += [
-            _endpoint(SqlRequest, self._sql),
-            _endpoint(CancelRequest, self._cancel),
-            _endpoint(RebuildRequest, partial(self._order, RebuildRequest)),
-            _endpoint(VerifyRequest, partial(self._order, VerifyRequest)),
-        ]
+        kinds: list[type[Any]] = [*SELECTS, RebuildRequest, VerifyRequest]
+        endpoints = [_endpoint(kind, partial(self._answer, kind)) for kind in kinds]
+        endpoints.append(_endpoint(SqlRequest, self._sql))
+        endpoints.append(_endpoint(CancelRequest, self._cancel))
         about = "What can be asked of the read model; see docs/read-model.md."
         self.service = MicroService(wire, "queries", VERSION, about, endpoints)
 
@@ -66,9 +62,9 @@ class QueryService:
         await self._projector.owned.wait()
         await self.service.serve()
 
-    async def _page(self, kind: type[Any], request: Request) -> bytes:
+    async def _answer(self, kind: type[Any], request: Request) -> bytes:
         asked = parsed(kind, request.body)
-        return await self._while_heard(request, partial(self._desk.page, asked))
+        return await self._while_heard(request, partial(self._desk.answer, asked))
 
     async def _sql(self, request: Request) -> bytes:
         asked = parsed(SqlRequest, request.body)
@@ -82,10 +78,6 @@ class QueryService:
             return await sqlrows.whole(readers, asked, position)
         send = partial(self._send_piece, reply)
         return await sqlrows.stream(readers, asked, position, send)
-
-    async def _order(self, kind: type[Ordered], request: Request) -> bytes:
-        ordered = parsed(kind, request.body)
-        return await self._while_heard(request, partial(self._desk.order, ordered))
 
     async def _cancel(self, request: Request) -> bytes:
         asked = self._asked.get(parsed(CancelRequest, request.body).reply)

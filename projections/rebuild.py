@@ -5,8 +5,6 @@ thread's work, writing another's. What may still change is written only at the e
 until then the new file means nothing to anybody.
 """
 
-import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -25,7 +23,7 @@ from projections.fold import BEGINNING, Fold
 from projections.queries import Rebuilt
 from projections.store import Store, Unfit
 from projections.tables import rows_beside
-from projections.threads import in_thread
+from projections.threads import in_thread, stoppable
 
 logger = logging.getLogger(__name__)
 
@@ -130,22 +128,12 @@ class _Work:
 
     async def run(self, writer: ThreadPoolExecutor) -> None:
         """Fold all, find what was lost, and write the rest."""
-        await self._in_thread(writer)
+        await stoppable(partial(self._read_all, writer), self._stopped.set)
         last = self._extents[EVENTS].last
         for key, position in dict(self._fold.lost).items():
             history = await self._sources.events.history(key, at_least=position)
             self._fold.refold(key, [r for r in history if r.position <= last])
         await in_thread(writer, self._finish)
-
-    async def _in_thread(self, writer: ThreadPoolExecutor) -> None:
-        task = asyncio.ensure_future(asyncio.to_thread(self._read_all, writer))
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self._stopped.set()
-            with contextlib.suppress(Stopped):
-                await task
-            raise
 
     def _read_all(self, writer: ThreadPoolExecutor) -> None:
         fold, pending = self._fold, 0

@@ -27,3 +27,15 @@ async def in_thread(
         if not future.cancelled() and future.exception() is None:
             undo(future.result())
         raise
+
+
+async def stoppable(work: Callable[[], T], stop: Callable[[], None]) -> T:
+    """Do long work in a thread of its own. Who is cancelled stops it, and waits."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop()
+        await asyncio.wait([task])
+        task.exception()  # nobody is left to hear it
+        raise

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from events.errors import InvalidInput, WakeError
+from events.errors import InvalidInput
 from events.logbook import Stored, decode_line
 from events.names import EVENTS, LOGS, RECURRING, TRIGGERS, Key
 from events.rawlog import Extent, Raw, RawLog
@@ -27,6 +27,7 @@ from projections.queries import Verified
 from projections.rebuild import Sources, Stopped
 from projections.row import Row
 from projections.rows import OWNED, LogRow, ScheduleRow, TriggerRow
+from projections.threads import stoppable
 from projections.truth import Truth
 from projections.turn import Turn
 
@@ -53,7 +54,7 @@ async def verify(sources: Sources, opened: Opened) -> Verified:
         positions, aside = await asyncio.to_thread(_begin, cursor)
         extents = await sources.extents()  # after it: they must not be behind
         work = _Verification(sources, extents, cursor, positions)
-        problems = await _in_thread(work)
+        problems = await stoppable(lambda: list(work.problems()), work.stop)
     finally:
         cursor.close()
     if problems:
@@ -67,17 +68,6 @@ async def verify(sources: Sources, opened: Opened) -> Verified:
         wrong=len(problems),
         differences=[str(problem) for problem in problems[:TOLD]],
     )
-
-
-async def _in_thread(work: "_Verification") -> list[Difference]:
-    task = asyncio.ensure_future(asyncio.to_thread(lambda: list(work.problems())))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        work.stop()
-        with suppress(Stopped, WakeError):
-            await task
-        raise
 
 
 def _begin(cursor: Cursor) -> tuple[dict[str, int], int]:

@@ -9,6 +9,7 @@ from readmodels import Logs, append, ask, drift, projecting, raws, settled
 
 from events.messages import Usage
 from events.names import Key
+from projections.projector import Projector
 
 ROW = "SELECT rowid, version, steps, input_tokens, status FROM executions_hot"
 
@@ -19,6 +20,13 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "readmodel.duckdb"
 
 
+async def rows_after(projector: Projector, logs: Logs, story: Story) -> list[Any]:
+    """The changing rows, once what is new of a story is in them."""
+    await append(logs, story)
+    await settled(projector)
+    return await ask(projector, ROW)
+
+
 async def test_a_step_leaves_the_row_where_it_is(model: Path) -> None:
     """Steps and results update it; a pause, and what comes after it, replaces it."""
     logs: Any = Logs.empty()
@@ -27,9 +35,7 @@ async def test_a_step_leaves_the_row_where_it_is(model: Path) -> None:
     async with projecting(model, logs) as projector:
 
         async def row() -> tuple[Any, ...]:
-            await append(logs, story)
-            await settled(projector)
-            (found,) = await ask(projector, ROW)
+            (found,) = await rows_after(projector, logs, story)
             return found
 
         where, *_ = await row()
@@ -49,14 +55,10 @@ async def test_a_step_after_a_restart(model: Path) -> None:
     story = Story(Key("ada", "one"))
     story.running()
     async with projecting(model, logs) as projector:
-        await append(logs, story)
-        await settled(projector)
-        before = await ask(projector, ROW)
+        before = await rows_after(projector, logs, story)
     async with projecting(model, logs) as projector:
         story.respond(call("a"), usage=Usage(input=7))
-        await append(logs, story)
-        await settled(projector)
-        after = await ask(projector, ROW)
+        after = await rows_after(projector, logs, story)
     assert [row[0] for row in after] == [row[0] for row in before]
     assert drift(model, raws(logs.events)) == []
 
@@ -68,11 +70,9 @@ async def test_a_step_whose_numbers_fit_no_column(model: Path) -> None:
     story.running()
     async with projecting(model, logs) as projector:
         for tokens in (2**63 - 1, 2**63 - 1, 5):
-            await append(logs, story)
-            await settled(projector)
+            await rows_after(projector, logs, story)
             story.respond(call("a"), usage=Usage(cache_read=tokens))
             story.finish("a")
-        await append(logs, story)
-        await settled(projector)
+        await rows_after(projector, logs, story)
         found = await ask(projector, "SELECT steps, cache_read FROM executions")
     assert found == [(3, 2**63 - 1)]

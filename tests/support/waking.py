@@ -64,8 +64,12 @@ class Ended:
 
     @property
     def last(self) -> Any:
-        """The last line of stdout, as JSON."""
-        return json.loads(self.out.splitlines()[-1])
+        """The last line of stdout, as JSON; if it is none, it is said how it ended."""
+        try:
+            return json.loads(self.out.splitlines()[-1])
+        except (IndexError, ValueError) as error:
+            told = f"exit code {self.code}, {len(self.out):,} characters: {self.err}"
+            raise AssertionError(told) from error
 
     @property
     def id(self) -> str:

@@ -1,6 +1,5 @@
 """The command line: ``wake``. What a command does is imported when it is called."""
 
-import io
 import os
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from gateway import (
 )
 from gateway.exits import HELP, told
 from gateway.flags import Data, Id, Json, Nats, User, place_of
-from gateway.output import put
+from gateway.output import put, whole
 
 if TYPE_CHECKING:
     from gateway.running import Display
@@ -271,10 +270,7 @@ def _display(*, as_json: bool) -> "Display":
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script ``wake``; always ends with SystemExit."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # No terminal's encoding may stop a run because of a check mark.
-            stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = whole(sys.stdout), whole(sys.stderr)
     app(arguments, prog_name="wake")
 
 

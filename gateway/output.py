@@ -1,12 +1,31 @@
 """What ``wake`` prints on stdout and stderr, a line at a time."""
 
+import io
 import json
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
 from gateway.wording import printable
+
+
+def whole(stream: TextIO) -> TextIO:
+    """The stream as one that writes all of what it is given, in any locale.
+
+    With ``PYTHONUNBUFFERED`` Python's own makes one write(2) of a text, and loses
+    what that does not take: a pipe takes less if the process is stopped in it.
+    """
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    # No terminal's encoding may stop a run because of a check mark.
+    stream.reconfigure(errors="replace")
+    if not isinstance(stream.buffer, io.RawIOBase):
+        return stream
+    file, encoding = stream.fileno(), stream.encoding
+    return open(
+        file, "w", buffering=1, encoding=encoding, errors="replace", closefd=False
+    )
 
 
 def put(line: str) -> None:

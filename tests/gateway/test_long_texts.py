@@ -1,11 +1,18 @@
 """Texts that are larger than a commit, as ``wake`` shows them: whole."""
 
+import fcntl
 import json
+import signal
+import struct
+import termios
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pytest
-from waking import decide, wake
+from waking import LIMIT, decide, end, start, wake
 
 from events.catalog import Created
 from events.execution import Execution
@@ -89,3 +96,44 @@ def test_ls_and_watch_work_on_it(place: Path) -> None:
     ended = wake(place, "watch", KEY.execution)
     assert ended.code == 0, ended.err
     assert ANSWER.rstrip() in ended.out
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_command_stopped_while_it_prints_prints_all(
+    place: Path, more: tuple[str, ...], unbuffered: str
+) -> None:
+    """A write that a full pipe took in part is finished when it goes on."""
+    arguments = ("show", KEY.execution, *more)
+    printed = wake(place, *arguments).out
+    process = start(place, *arguments, PYTHONUNBUFFERED=unbuffered)
+    _until(lambda: _waiting(process.stdout) >= PIPE)
+    process.send_signal(signal.SIGSTOP)
+    _until(lambda: _state(process.pid) == "T")
+    process.send_signal(signal.SIGCONT)
+    _until(lambda: _state(process.pid) != "T")
+    assert len(end(process).out) == len(printed) > len(ANSWER)
+
+
+PIPE = 60_000
+"""Bytes in a pipe that is full: of 65,536 the last page may stay open."""
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _waiting(pipe: IO[str] | None) -> int:
+    """Bytes that were written and nobody read."""
+    assert pipe is not None
+    answer = fcntl.ioctl(pipe, termios.FIONREAD, struct.pack("i", 0))
+    return int(struct.unpack("i", answer)[0])
+
+
+def _state(pid: int) -> str:
+    """The letter of the kernel's state of a process, see proc(5)."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return stat.rpartition(") ")[2][0]

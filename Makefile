@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 NODE_MODULES := examples/foreign/node_modules/.ready tests/javascript/node_modules/.ready
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# The tests start hundreds of processes: none of them compiles all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help chromium run test faults lint types bench clean
 

@@ -14,7 +14,8 @@ from projections.cursor import Answer
 from projections.keysets import Ordering, cursor_of, values_of
 from projections.projector import Projector
 from projections.readers import Question
-from projections.selects import SELECTS, Select
+from projections.selection import Select
+from projections.selects import SELECTS
 
 PAGE = MAX_MESSAGE - 32 * 1024
 """Bytes of a page: what every server takes, with room for headers and a cursor."""
@@ -94,6 +95,7 @@ def _question(request: q.Request, select: Select) -> Question:
         limit=limit,
         seconds=HEAVY if select.heavy else QUICK,
         heavy=select.heavy,
+        wide=select.wide,
     )
 
 

@@ -36,7 +36,9 @@ AGAIN = 0.05
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """A query and its limits; ``values`` are those of ``?`` or of ``$name``.
 
-    ``heavy`` sends it to the thread for what may take long.
+    ``heavy`` sends it to the thread for what may take long. With ``wide`` the first
+    two columns are a number of one of these and an ``eid``: the rest of the columns
+    comes from there, asked about ``$eids``.
     """
 
     sql: str
@@ -44,6 +46,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 1_000
     seconds: float = 5.0
     heavy: bool = False
+    wide: tuple[str, ...] = ()
 
 
 class Readers:
@@ -181,7 +184,8 @@ class _Asking:
         try:
             cursor, question = self._open(), self._question
             with _stoppable():
-                return cursor.run(question.sql, question.values, question.limit)
+                found = cursor.run(question.sql, question.values, question.limit)
+                return cursor.widened(found, question.wide) if question.wide else found
         finally:
             self.close()
 

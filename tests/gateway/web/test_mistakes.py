@@ -23,7 +23,7 @@ async def test_a_request_that_takes_too_long(
     async def hang(*_: object, **__: object) -> None:
         await asyncio.Event().wait()
 
-    more = {"WAKE_GATEWAY_TIMEOUT": "1"}
+    more = {"WAKE_GATEWAY_TIMEOUT": "5"}
     async with edges.gateway(edge_server.url, tmp_path, **more) as one:
         ada = one.caller()
         execution = await ada.started()

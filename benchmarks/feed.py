@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import uvloop
@@ -32,10 +32,13 @@ from events.jetstream import JetStreamJournal
 from events.names import Key, Route
 from events.spec import AgentSpec
 from gateway.configuration import load
-from gateway.up import Name, Services, Started
+from gateway.up import Services, Started
 from gateway.web.secret import tokens_of
 from services.embedded import EmbeddedServer
 from services.process import tune_collector
+
+if TYPE_CHECKING:
+    from gateway.parts import Name
 
 CLIENTS = 1_000
 OWN_RATE, HOT_RATE = 1_000, 50

@@ -10,8 +10,9 @@ from gateway.flags import Config, Data, Json, Nats, User, loaded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.parts import Name
     from gateway.settings import Settings
-    from gateway.up import Name, Started
+    from gateway.up import Started
 
 app = typer.Typer(rich_markup_mode=None)
 

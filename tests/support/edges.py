@@ -13,8 +13,9 @@ import msgspec
 
 from events.names import Key
 from gateway.configuration import load
+from gateway.parts import ALL, Name
 from gateway.settings import Settings
-from gateway.up import ALL, Name, Services, Started
+from gateway.up import Services, Started
 from gateway.web.secret import tokens_of
 from gateway.web.tokens import Tokens
 

@@ -28,7 +28,8 @@ from proxy import Proxy
 from events.deltas import Delta
 from events.names import Key
 from gateway.configuration import load
-from gateway.up import ALL, Name, Services, Started
+from gateway.parts import ALL, Name
+from gateway.up import Services, Started
 from gateway.web.secret import tokens_of
 from gateway.web.tokens import LEEWAY, utc_now
 

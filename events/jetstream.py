@@ -43,6 +43,7 @@ from events.names import (
 from events.provisioning import provision
 from events.pull import JetStreamQueue
 from events.spec import Lane
+from events.together import together
 from events.wire import ApiError, Nobody, Wire, raise_problem
 
 if TYPE_CHECKING:
@@ -171,12 +172,8 @@ class JetStreamJournal(Journal):
         return Recorded(stored.seq, key, route, commit, stored.data, trace)
 
     async def _read(self, key: Key) -> list[Recorded]:
-        try:
-            async with asyncio.TaskGroup() as group:
-                routes = [group.create_task(self._read_route(key, r)) for r in ROUTES]
-        except ExceptionGroup as errors:  # all say the same, or one says it best
-            raise errors.exceptions[0] from errors
-        return [recorded for route in routes for recorded in route.result()]
+        routes = await together(*(self._read_route(key, route) for route in ROUTES))
+        return [recorded for route in routes for recorded in route]
 
     async def _read_route(self, key: Key, route: Route) -> list[Recorded]:
         stored = await read_subject(self.wire, EVENTS, commit_subject(key, route))

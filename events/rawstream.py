@@ -25,6 +25,7 @@ from events.names import (
     commit_subject,
 )
 from events.rawlog import Extent, Raw, RawLog
+from events.together import together
 from events.wire import ApiError, Wire
 
 if TYPE_CHECKING:
@@ -105,14 +106,8 @@ class JetStreamRawLog(RawLog):
 
     async def _read(self, key: Key, after: int) -> list[Raw]:
         subjects = [commit_subject(key, route) for route in ROUTES]
-        try:
-            async with asyncio.TaskGroup() as group:
-                routes = [
-                    group.create_task(self._route(name, after)) for name in subjects
-                ]
-        except ExceptionGroup as errors:  # all say the same, or one says it best
-            raise errors.exceptions[0] from errors
-        return sorted(raw for route in routes for raw in route.result())
+        routes = await together(*(self._route(name, after) for name in subjects))
+        return sorted(raw for route in routes for raw in route)
 
     async def _route(self, subject: str, after: int) -> list[Raw]:
         stored = await read_subject(self._wire, self._stream, subject, after)

@@ -16,6 +16,7 @@ from typing import TypeVar
 from events.errors import Unavailable
 from events.names import Key
 from events.rawlog import Raw
+from events.together import alongside, raise_failure
 from projections.fold import BEGINNING, Fold
 from projections.inflow import Batch, Inflow
 from projections.rebuild import Sources
@@ -64,19 +65,15 @@ class Follower:
         Raises Misconfigured when nothing can be written any more, and Unavailable.
         """
         inflow = Inflow(list(BEGINNING))
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(inflow.pump(name, self._from(name)))
-                for name in BEGINNING
-            ]
-            tasks.append(group.create_task(self._expire()))
-            writing = group.create_task(self._write(inflow))
-            over = [group.create_task(end.wait()) for end in ends]
-            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
-            for task in (*tasks, *over):
-                task.cancel()
-            await asyncio.wait(tasks)
-            writing.cancel()
+        pumps = (inflow.pump(name, self._from(name)) for name in BEGINNING)
+        async with (
+            alongside(self._write(inflow)) as writing,
+            alongside(*pumps, self._expire()) as flowing,
+            alongside(*(end.wait() for end in ends)) as ending,
+        ):
+            tasks = (*writing, *flowing, *ending)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            raise_failure(tasks)
         if inflow.count:
             await self._step(inflow.take(BATCH))
 

@@ -8,12 +8,14 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from events.errors import FolderInUse, NotAllowedNow, Unavailable, WakeError
 from events.names import EVENTS
+from events.together import alongside
 from projections.cursor import Answer, Cursor
 from projections.fold import BEGINNING
 from projections.follower import INTERVAL, Follower
@@ -100,8 +102,6 @@ class Projector:
             follower = await self._opened(writer)
             if follower is not None:
                 await follower.run(*self._ends)
-        except ExceptionGroup as errors:  # the first ended the others
-            raise errors.exceptions[0] from errors
         finally:
             self.readers.interrupt()
             await in_thread(writer, self._close)
@@ -114,13 +114,11 @@ class Projector:
         if self._problem != str(error):
             self._problem = str(error)
             logger.error("nothing can be asked of the read model: %s", error)
-        waiting = [asyncio.ensure_future(end.wait()) for end in self._ends]
-        try:
-            await asyncio.wait(waiting, timeout=AGAIN, return_when="FIRST_COMPLETED")
-        finally:
-            for one in waiting:
-                one.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+        async with self._ending() as ends:
+            await asyncio.wait(ends, timeout=AGAIN, return_when="FIRST_COMPLETED")
+
+    def _ending(self) -> AbstractAsyncContextManager[list[asyncio.Task[Any]]]:
+        return alongside(*(end.wait() for end in self._ends))
 
     async def stop(self) -> None:
         """End in order; what has come is written first."""
@@ -133,12 +131,8 @@ class Projector:
 
     async def _opened(self, writer: ThreadPoolExecutor) -> Follower | None:
         """Open the file, which may have to be built; None if that is to end."""
-        async with asyncio.TaskGroup() as group:
-            opening = group.create_task(self._open(writer))
-            ends = [group.create_task(end.wait()) for end in self._ends]
+        async with alongside(self._open(writer)) as (opening,), self._ending() as ends:
             await asyncio.wait((opening, *ends), return_when="FIRST_COMPLETED")
-            for task in (opening, *ends):
-                task.cancel()
         return None if opening.cancelled() else opening.result()
 
     async def _open(self, writer: ThreadPoolExecutor) -> Follower:

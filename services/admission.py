@@ -23,6 +23,7 @@ from events.faults import crash_point
 from events.names import Key, check_id
 from events.quota import Admitted, Allotment, Claim, Exhausted, Full, Quota, Report
 from events.register import Register
+from events.together import together
 from services import metrics
 from services.handler import Handler
 from services.tiers import Asker, Tier, Tiers
@@ -217,16 +218,9 @@ class Admission:
         self, user: str, admitted: Collection[Admitted], absent: Absent
     ) -> set[str]:
         """Which of these take no room any more; never what was so a while ago."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                looks = [
-                    group.create_task(self._is_over(user, one, absent))
-                    for one in admitted
-                ]
-        except ExceptionGroup as errors:  # all say the same, or one says it best
-            raise errors.exceptions[0] from errors
+        looks = await together(*(self._is_over(user, one, absent) for one in admitted))
         looked_at = zip(admitted, looks, strict=True)
-        return {one.execution for one, look in looked_at if look.result()}
+        return {one.execution for one, is_over in looked_at if is_over}
 
     async def _is_over(self, user: str, one: Admitted, absent: Absent) -> bool:
         key = Key(user, one.execution)

@@ -437,6 +437,26 @@ async def test_told_to_stop_it_does_not_build_on(model: Path) -> None:
     assert drift(model, raws(logs.events)) == []
 
 
+async def test_cancelled_while_the_log_gets_out_of_reach_it_ends(model: Path) -> None:
+    """Also one that is patient, which bears what fails and begins again."""
+    logs: Any = Logs.empty()
+    begun = asyncio.Event()
+
+    async def unreachable() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise Unavailable("no nats-server answers")
+
+    logs.events.extent = unreachable
+    running = asyncio.ensure_future(Projector(model, logs, patient=True).run())
+    await begun.wait()
+    running.cancel()
+    await asyncio.wait([running], timeout=PATIENCE)
+    assert running.cancelled()
+
+
 async def test_two_rebuilds_at_once(tmp_path: Path) -> None:
     """The second is refused while the first goes on, and one where nothing runs."""
     async with projecting(tmp_path / "readmodel.duckdb", Logs.empty()) as projector:

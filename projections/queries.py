@@ -239,7 +239,8 @@ class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """An execution in a list; see ``projections.rows`` for what the fields mean.
 
-    ``input`` has its first 4,000 characters, ``input_size`` the bytes of all of it.
+    ``input`` and ``output`` have their first 4,000 characters, ``input_size`` and
+    ``output_size`` the bytes of all of them.
     """
 
     id: str
@@ -251,6 +252,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     workspace: str | None
     input: str
     input_size: int
+    output: str | None
     output_size: int
     metadata: dict[str, Any]
     finish_reason: str | None

@@ -42,7 +42,7 @@ export interface LogLine {
   context: Record<string, unknown>;
 }
 
-/** An execution. In a list `input` is shortened, and `output` and `logs` are left out. */
+/** An execution. A list has 4,000 characters of `input` and `output`, and no `logs`. */
 export interface Agent {
   id: string;
   user: string;

@@ -102,7 +102,7 @@ def listed(row: q.Execution, now: datetime) -> shapes.Agent:
             cache_write=row.cache_write,
         ),
         input=row.input,
-        output=None,
+        output=row.output,
         metadata=row.metadata,
         created_at=row.created_at,
         started_at=row.started_at,

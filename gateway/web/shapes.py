@@ -250,9 +250,9 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True):
 class Agent(msgspec.Struct, frozen=True, kw_only=True):
     """An execution.
 
-    In a list ``input`` has its first 4,000 characters, ``output`` is left out, and
-    there are no ``logs``. ``duration_seconds`` is from its first start to its end, or
-    to now. ``cost`` is in US dollars.
+    In a list ``input`` and ``output`` have their first 4,000 characters, and there are
+    no ``logs``. ``duration_seconds`` is from its first start to its end, or to now.
+    ``cost`` is in US dollars.
     """
 
     id: str

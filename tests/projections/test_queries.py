@@ -166,6 +166,7 @@ async def test_an_execution_is_told_whole(projector: Projector) -> None:
     (item,) = (await page(projector, q.ListRequest(text="RESULT 2")))["items"]
     assert item["id"] == "w2"
     assert item["input"] == "Look at number 2"
+    assert item["output"] == "RESULT 2: 100% Ünïcode"
     assert item["metadata"] == {"ticket": 2, "a/b~c": "odd", "nested": {"x": [1]}}
     assert item["created_at"] == "2026-01-01T02:00:00Z"
     assert (item["steps"], item["tokens"], item["cost"]) == (3, 93, 1.5)

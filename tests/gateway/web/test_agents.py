@@ -43,7 +43,7 @@ async def test_signals(ada: Caller) -> None:
 
 
 async def test_a_list_says_what_the_execution_itself_says(ada: Caller) -> None:
-    """But for its output and log lines, which a list leaves out."""
+    """But for its log lines, which a list leaves out."""
     options = {"await_event": {"event_type": "never"}}
     asked = {"agent_type": "explorer", "input": DONE, "options": options}
     execution = (await ada.post("/api/agents", asked)).body["id"]
@@ -52,10 +52,19 @@ async def test_a_list_says_what_the_execution_itself_says(ada: Caller) -> None:
     itself = await ada.until(execution, "cancelled")
     (row,) = (await ada.listed()).body["items"]
     assert row["paused_at"] is not None
-    left_out = {"output", "logs"}
-    assert {k: v for k, v in row.items() if k not in left_out} == {
-        k: itself[k] for k in row.keys() - left_out
-    }
+    assert row.pop("logs") == []
+    assert row == {name: itself[name] for name in row}
+
+
+async def test_a_list_has_the_beginnings_of_long_texts(ada: Caller) -> None:
+    """Of input and output alike; the execution itself has them whole."""
+    said = "ä" * 4_001
+    execution = await ada.started(f"script:\nsay {said}\n")
+    itself = await ada.until(execution, "completed")
+    assert itself["output"] == said
+    (row,) = (await ada.listed()).body["items"]
+    assert row["output"] == said[:4_000]
+    assert row["input"] == itself["input"][:4_000] != itself["input"]
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/logs", "/state", "/token"])

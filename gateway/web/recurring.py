@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from events.errors import NotFound
+from events.errors import InvalidInput, NotFound
 from events.names import Key
 from gateway.web import portraits, shapes
 from gateway.web.desk import Unanswered
@@ -42,7 +42,10 @@ async def add(call: Call) -> Result:
     rest.pop("name")
     body = {name: value for name, value in rest.items() if value}
     body["start"] = start_body(asked.start)
-    return await _ask(call, asked.name, "schedule", body, status=201)
+    try:
+        return await _ask(call, asked.name, "schedule", body, _said(asked), status=201)
+    except NotFound as error:  # of the agent type, or what else the start names
+        raise InvalidInput(str(error)) from error
 
 
 def change(verb: str) -> Callable[[Call], Awaitable[Result]]:
@@ -51,16 +54,26 @@ def change(verb: str) -> Callable[[Call], Awaitable[Result]]:
     async def asked(call: Call) -> Result:
         if not is_id(call.id):
             raise _nothing(call.id)
-        return await _ask(call, call.id, verb, {})
+        return await _ask(call, call.id, verb, {}, call.id)
 
     asked.__doc__ = f"Ask for {verb}."
     return asked
 
 
+def _said(asked: shapes.Recurrence) -> str:
+    """All of a request: under the same key another one has an answer of its own."""
+    return msgspec.json.encode(asked, order="deterministic").decode()
+
+
 async def _ask(
-    call: Call, name: str, verb: str, body: dict[str, Any], status: int = 200
+    call: Call,
+    name: str,
+    verb: str,
+    body: dict[str, Any],
+    about: str,
+    status: int = 200,
 ) -> Result:
-    command = command_id(call, verb, idempotency_key(call))
+    command = command_id(call, about, verb, idempotency_key(call))
     if command is not None:
         body["command_id"] = command
     try:

@@ -75,11 +75,14 @@ def idempotency_key(call: Call, in_body: str = "") -> str:
     return header or in_body
 
 
-def command_id(call: Call, verb: str, key: str) -> str | None:
-    """The id of a command that is sent again under a key; None without one."""
+def command_id(call: Call, about: str, verb: str, key: str) -> str | None:
+    """The id of a command that is sent again under a key; None without one.
+
+    ``about`` tells it from others under that key, whose answers are not its own.
+    """
     if not key:
         return None
-    said = f"{call.who.user}\n{call.id}\n{verb}\n{key}"
+    said = f"{call.who.user}\n{about}\n{verb}\n{key}"
     return "key-" + blake2b(said.encode(), digest_size=16).hexdigest()
 
 
@@ -144,7 +147,7 @@ def _open(key: Key, history: list[Recorded]) -> str:
 
 
 async def _signal(call: Call, key: Key, verb: str, body: dict[str, Any]) -> Result:
-    command = command_id(call, verb, idempotency_key(call))
+    command = command_id(call, call.id, verb, idempotency_key(call))
     try:
         return await _ask(call, key, verb, body, command, key.execution)
     except NotFound as error:

@@ -206,12 +206,33 @@ async def test_schedules(gateway: Gateway, ada: Caller) -> None:
 async def test_schedules_that_are_wrong(
     ada: Caller, changed: dict[str, Any], why: str
 ) -> None:
-    """What is wrong is said; nothing is kept."""
+    """What is wrong is said, as of a start; nothing is kept."""
     schedule = {"name": "s", "start": START, "cron": "0 3 * * *", **changed}
     reply = await ada.post("/api/schedules", schedule)
-    assert reply.status in (404, 422), reply
+    assert (reply.status, reply.code) == (422, "invalid_input"), reply
     assert why in reply.body["detail"]
     assert (await ada.get("/api/schedules")).body["items"] == []
+
+
+async def test_two_schedules_under_one_key_are_told_apart(ada: Caller) -> None:
+    """Asked for at once, each gets its own answer: two are made, one is refused."""
+    key = {"Idempotency-Key": "the same"}
+    asked = [("one", 3600), ("other", 3600), ("other", 7200)]
+    replies = await asyncio.gather(
+        *(
+            ada.post(
+                "/api/schedules",
+                {"name": name, "start": START, "every": every},
+                headers=key,
+            )
+            for name, every in asked
+        )
+    )
+    made = [reply.body["name"] for reply in replies if reply.status == 201]
+    assert made == ["one", "other"]
+    assert [reply.code for reply in replies if reply.status != 201] == [
+        "already_exists"
+    ]
 
 
 # ── what was ─────────────────────────────────────────────────────────────────

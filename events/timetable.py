@@ -33,8 +33,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``start`` is the body of a start command. ``since`` is when it was defined
     (intervals count from it), ``at`` when this revision was made, by whom and by
-    which command. ``digest`` is that of the request. ``revision`` is given when
-    it is stored.
+    which command; ``applied`` are the last commands that made one. ``digest`` is
+    that of the request. ``revision`` is given when it is stored.
     """
 
     user: str
@@ -50,6 +50,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: datetime
     by: str
     cause: str
+    applied: tuple[str, ...] = ()
     digest: str
     revision: int = 0
 

@@ -30,6 +30,10 @@ MAX_DEFINITION = 64 * 1024
 """Bytes of a definition: each of its revisions is kept."""
 
 
+LAST = 16
+"""Commands that are known of each schedule: who sends again does so soon."""
+
+
 class Allowance(NamedTuple):
     """How often a schedule of a user may recur, in seconds; how many there may be."""
 
@@ -139,6 +143,7 @@ class Schedules:
             at=now,
             by=asked.by,
             cause=asked.cause,
+            applied=(asked.cause,),
             digest=request.digest,
         )
         size = len(msgspec.json.encode(definition))
@@ -158,7 +163,12 @@ class Schedules:
 
     async def _remove(self, name: Name, asked: Asked) -> Answer:
         known = await self._timetable.find(name)
+        before = await self._timetable.removed(name)
+        if known is None and before is None:
+            raise _not_found(name)
         if known is not None:
+            if before is not None and before.cause == asked.cause:
+                return _answer(known, asked.cause)  # it is another, made since
             removal = Removal(
                 at=self._clock(),
                 by=asked.by,
@@ -166,8 +176,6 @@ class Schedules:
                 definition=known.definition,
             )
             await self._timetable.remove(name, removal)
-        elif await self._timetable.removed(name) is None:
-            raise _not_found(name)
         return Answer(
             command_id=asked.cause,
             execution=name[1],
@@ -179,7 +187,8 @@ class Schedules:
         known = await self._timetable.find(name)
         if known is None:
             raise _not_found(name)
-        if known.definition.paused == paused:
+        applied = known.definition.applied
+        if known.definition.paused == paused or asked.cause in applied:
             return _answer(known, asked.cause)
         changed = msgspec.structs.replace(
             known.definition,
@@ -187,6 +196,7 @@ class Schedules:
             at=self._clock(),
             by=asked.by,
             cause=asked.cause,
+            applied=(*applied, asked.cause)[-LAST:],
         )
         stored = await self._timetable.define(changed)
         return _answer(Entry(stored, known.ran), asked.cause)

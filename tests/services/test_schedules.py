@@ -16,7 +16,7 @@ from events.names import Key
 from events.timetable import Definition, MemoryTimetable
 from services import lifecycle
 from services.requests import Answer
-from services.schedules import Allowance, Schedules
+from services.schedules import LAST, Allowance, Schedules
 
 KEY = Key("ada", "report")
 NINE = {"start": START, "cron": "0 9 * * 1-5", "time_zone": "Europe/Berlin"}
@@ -105,6 +105,32 @@ async def test_a_pause_and_a_resume(desk: Desk) -> None:
     assert resumed.next is not None
     assert (await desk.ask("resume_schedule")).position == resumed.position
     assert (await desk.definition()).cause == "cmd-r"
+
+
+async def test_a_command_that_took_effect_has_none_when_it_comes_again(
+    desk: Desk,
+) -> None:
+    """Whatever came between: a late repetition undoes nothing that followed it."""
+    await desk.add()
+    for verb in ("pause_schedule", "resume_schedule", "pause_schedule"):
+        answer = await desk.ask(verb, command_id=f"cmd-{verb}")
+        assert answer.accepted
+    assert (answer.status, (await desk.definition()).paused) == ("active", False)
+    await desk.ask("unschedule", command_id="cmd-u")
+    await desk.add()
+    assert (await desk.ask("unschedule", command_id="cmd-u")).status == "active"
+    assert not (await desk.definition()).paused
+    assert (await desk.ask("unschedule", command_id="cmd-v")).status == "removed"
+
+
+async def test_of_the_commands_of_a_schedule_the_last_are_kept(desk: Desk) -> None:
+    """However often it is paused and resumed, it stays small."""
+    await desk.add(command_id="cmd-0")
+    for number in range(1, 2 * LAST, 2):
+        await desk.ask("pause_schedule", command_id=f"cmd-{number}")
+        await desk.ask("resume_schedule", command_id=f"cmd-{number + 1}")
+    kept = (await desk.definition()).applied
+    assert kept == tuple(f"cmd-{n}" for n in range(LAST + 1, 2 * LAST + 1))
 
 
 async def test_a_removed_schedule_is_gone(desk: Desk) -> None:

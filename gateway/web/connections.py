@@ -6,13 +6,16 @@ aiohttp has no way to say this but to derive from what it is made of.
 import asyncio
 import logging
 import resource
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 
 from gateway.web.problems import problem
+from gateway.web.reading import EXPECTED
 from gateway.web.seldom import Seldom
 
 logger = logging.getLogger(__name__)
@@ -126,7 +129,7 @@ class Runner(web.AppRunner):
         made = await super()._make_server()
         server = Connections(
             made.request_handler,
-            request_factory=made.request_factory,
+            request_factory=_unhurried(made.request_factory),
             handler_cancellation=made.handler_cancellation,
             loop=asyncio.get_running_loop(),
         )
@@ -135,6 +138,26 @@ class Runner(web.AppRunner):
         if server.room < MOST:
             logger.warning("the limit of open files is for %d connections", server.room)
         return server
+
+
+def _unhurried(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Leave what a request expects to ``reading.py``.
+
+    aiohttp would ask for the body before anybody looked whose it is.
+    """
+
+    def made(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+        expected = message.headers.get(hdrs.EXPECT)
+        if expected is None:
+            return make(message, *rest)
+        others = message.headers.copy()
+        others.popall(hdrs.EXPECT)
+        headers = type(message.headers)(others)
+        request = make(message._replace(headers=headers), *rest)
+        request[EXPECTED] = expected
+        return request
+
+    return made
 
 
 def make_room() -> int:

@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler, Middleware
 from gateway.web.identity import Authenticate, Identity
 from gateway.web.logins import Logins
 from gateway.web.problems import Forbidden, Unauthorized
+from gateway.web.reading import check_expected
 from gateway.web.seldom import Seldom
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Guard:
 
         @web.middleware
         async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+            check_expected(request)
             self.check_origin(request)
             if request.method == hdrs.METH_OPTIONS and hdrs.ORIGIN in request.headers:
                 return web.Response(status=204)

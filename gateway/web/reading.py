@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, Final, TypeVar, get_origin
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from events.commit import MAX_DEPTH, too_deep
 from events.errors import InvalidInput, TooLarge
@@ -18,6 +18,25 @@ JSON: Final = "application/json"
 
 SLOWEST: Final = 10.0
 """Seconds that a body may take to arrive."""
+
+EXPECTED: Final = web.RequestKey("expected", str)
+"""What a request expects before it sends its body (RFC 9110, section 10.1.1)."""
+
+CONTINUE: Final = "100-continue"
+"""All that can be expected here."""
+
+
+def check_expected(request: web.Request) -> None:
+    """Raise HTTPExpectationFailed for what nobody here knows."""
+    if request.get(EXPECTED, CONTINUE).lower() != CONTINUE:
+        raise web.HTTPExpectationFailed(text=f"what can be expected is {CONTINUE}")
+
+
+async def ask_for_body(request: web.Request) -> None:
+    """Tell a sender that waits for it to send the body: it will be read."""
+    if EXPECTED in request and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # that was no beginning of the answer
 
 
 async def body_of(request: web.Request, kind: type[T], *, optional: bool) -> T:
@@ -59,6 +78,7 @@ def _check_kind(request: web.Request) -> None:
 async def _read(request: web.Request) -> bytes:
     try:
         async with asyncio.timeout(SLOWEST):
+            await ask_for_body(request)
             return await request.read()
     except TimeoutError as error:
         raise TooSlow from error

@@ -161,6 +161,7 @@ async def _read(request: web.Request) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(reading.SLOWEST):  # whoever sends has no token
+            await reading.ask_for_body(request)
             async for piece in request.content.iter_chunked(64 * 1024):
                 body += piece
                 if len(body) > LARGEST:

@@ -299,6 +299,55 @@ async def test_a_cursor_of_nowhere(ada: Caller) -> None:
     assert "cursor" in reply.body["detail"]
 
 
+# ── bodies that wait to be asked for ─────────────────────────────────────────
+
+
+WAITING = "Expect: 100-continue"
+WHOLE = BODY % DONE.replace("\n", "\\n").encode()
+
+
+async def test_a_body_that_waits_is_asked_for(gateway: Gateway, ada: Caller) -> None:
+    """Once it is known that it will be read (RFC 9110, section 10.1.1)."""
+    async with socket(gateway) as one:
+        await one.say(post(ada, f"Content-Length: {len(WHOLE)}", WAITING))
+        assert await one.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await one.say(WHOLE)
+        assert (await one.head()).startswith(b"HTTP/1.1 201 ")
+
+
+@pytest.mark.parametrize(
+    ("token", "length", "path", "status"),
+    [
+        ("bad", 10, "/api/agents", 401),
+        (None, 10, "/api/agents/x", 405),
+        (None, MAX_BODY + 1, "/api/agents", 413),
+        (None, 10, "/webhooks/agent-trigger/x", 404),
+    ],
+)
+async def test_a_body_that_nobody_wants_is_not_asked_for(
+    gateway: Gateway,
+    ada: Caller,
+    token: str | None,
+    length: int,
+    path: str,
+    status: int,
+) -> None:
+    """Its sender hears so at once, and may keep it."""
+    somebody = ada if token is None else Caller(gateway.session, gateway.url, token)
+    head = post(somebody, f"Content-Length: {length}", WAITING)
+    async with socket(gateway) as one:
+        await one.say(head.replace(b"/api/agents", path.encode(), 1))
+        assert (await one.head()).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("path", ["/api/agents", "/healthz", "/nothing"])
+async def test_what_nobody_can_expect_here(ada: Caller, path: str) -> None:
+    """It is refused as anything else is: a problem, with an id for the log."""
+    reply = await ada.get(path, headers={"Expect": "the-unexpected"})
+    assert (reply.status, reply.code) == (417, "bad_request")
+    assert reply.headers["X-Request-Id"]
+
+
 # ── heads ────────────────────────────────────────────────────────────────────
 
 

@@ -48,7 +48,7 @@ HEADERS: Final = {
 }
 
 
-class Query(msgspec.Struct, frozen=True, kw_only=True):
+class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is asked for.
 
     ``after`` is a cursor, or 0 for the beginning; ``Last-Event-ID`` goes before it.

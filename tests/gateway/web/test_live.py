@@ -24,6 +24,7 @@ from events.names import Key
 from gateway.web import outlet, sessions
 from gateway.web.asked import Refused
 from gateway.web.live import Live
+from gateway.web.logins import FAILURES
 from projections.feedcursor import Cursor
 
 
@@ -300,6 +301,20 @@ async def test_a_later_token_keeps_a_socket_open(
             await asyncio.sleep(0.05)
         await writer.commit(*log[1:])
         await one.messages(2)
+
+
+async def test_every_code_of_a_refusal_is_told_of(gateway: Gateway, key: Key) -> None:
+    """Also that of who guesses at tokens on a socket that is open: it goes on."""
+    page = (Path(__file__).parents[3] / "docs/live.md").read_text()
+    codes = set()
+    async with Onlooker.at(gateway.url, token(gateway, key.user)) as one:
+        for _ in range(FAILURES + 1):
+            await one.say(type="auth", token="forged")  # noqa: S106 - it is none
+            codes.add((await one.until("error"))["code"])
+        await one.say(type="ping")
+        await one.until("pong")
+    assert codes == {"unauthorized", "too_many_requests"}
+    assert all(f"\n| `{code}` |" in page for code in codes)
 
 
 async def test_a_strange_page_may_not_watch(gateway: Gateway, key: Key) -> None:

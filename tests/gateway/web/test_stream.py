@@ -182,6 +182,7 @@ async def test_a_quiet_stream_has_a_heartbeat(
         (PATH + "?after=999999999999-0", 422),
         (PATH + "?after=0&after=1-1", 422),
         (PATH + "?kinds=dance", 422),
+        (PATH + "?kind=log", 422),
         (PATH + "?user=nobody", 404),
         ("/api/agents/two/stream", 404),
         ("/api/agents/a.b/stream", 422),

@@ -89,6 +89,19 @@ class Token {
   }
 
   /**
+   * For a call, which may be given up meanwhile. Throws as all that a call throws.
+   * @param {AbortSignal} [signal]
+   */
+  async forCall(signal) {
+    try {
+      return await unless(signal, this.get());
+    } catch (cause) {
+      signal?.throwIfAborted();
+      throw tokenless(cause);
+    }
+  }
+
+  /**
    * A token was refused: whether another can be had.
    * @param {string} token
    */
@@ -121,6 +134,28 @@ function sleep(ms, signal) {
     const timer = setTimeout(end, ms);
     signal?.addEventListener("abort", end);
   });
+}
+
+/**
+ * What `promise` comes to, or what `signal` says if that is first.
+ * @template T
+ * @param {AbortSignal | undefined} signal
+ * @param {Promise<T>} promise
+ * @returns {Promise<T>}
+ */
+function unless(signal, promise) {
+  if (!signal) return promise;
+  return new Promise((resolve, reject) => {
+    const end = () => reject(signal.reason);
+    signal.addEventListener("abort", end);
+    const left = () => signal.removeEventListener("abort", end);
+    promise.finally(left).then(resolve, reject);
+  });
+}
+
+/** @param {unknown} cause */
+function tokenless(cause) {
+  return new WakestreamError("getToken failed", { code: "no_token", cause });
 }
 
 /**
@@ -222,7 +257,7 @@ class Requests {
     const patience = new Patience(this.#backoff);
     for (let renewed = false; ; ) {
       signal?.throwIfAborted();
-      const token = await this.#token.get();
+      const token = await this.#token.forCall(signal);
       const answer = await this.#once(target, { method, content, key, signal, token });
       if (!(answer instanceof WakestreamError)) return answer;
       if (answer.status === 401 && !renewed && (await this.#token.refused(token))) {
@@ -697,7 +732,7 @@ class Feed {
     try {
       token = await this.#token.get();
     } catch (cause) {
-      this.#tell("lost", new WakestreamError("getToken failed", { code: "no_token", cause }));
+      this.#tell("lost", tokenless(cause));
       return true;
     }
     let end;

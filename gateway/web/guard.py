@@ -60,10 +60,11 @@ class Guard:
     def login(self, token: str, address: str | None) -> Identity:
         """Say whose a token is; raises Unauthorized, TooManyRequests.
 
-        The one way in, also for what takes its token elsewhere.
+        The one way in, also for what takes its token elsewhere. Blanks around a
+        token are none of it: who reads one from a file sends the end of its line.
         """
         try:
-            return self._authenticate(token)
+            return self._authenticate(token.strip())
         except Unauthorized as error:
             where = address or "nowhere"
             self._seldom.warning(f"login refused ({error})", f"from {where}")
@@ -111,7 +112,7 @@ class Guard:
         scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthorized
-        identity = self.login(token.strip(), request.remote)
+        identity = self.login(token, request.remote)
         if identity.feed and canonical(request) not in FEEDS:
             raise Forbidden(
                 "a feed token is good for /ws and the stream of an execution only"

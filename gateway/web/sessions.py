@@ -100,7 +100,7 @@ def _bearer(request: web.Request) -> str:
     scheme, _, token = request.headers[hdrs.AUTHORIZATION].partition(" ")
     if scheme.lower() != "bearer":
         raise Unauthorized
-    return token.strip()
+    return token
 
 
 def _token(request: web.Request) -> str | None:

@@ -541,6 +541,12 @@ export const scenarios = {
     const slow = new world.Wakestream({ url: world.url, token: "any", timeout: 50, retries: 1, backoff: QUICK });
     const late = await refusal(slow.list());
     await world.control("mend");
+    const asking = new world.Wakestream({ url: world.url, getToken: () => new Promise(() => {}) });
+    const tired = new AbortController();
+    const unasked = refusal(asking.list({}, { signal: tired.signal }));
+    tired.abort();
+    const forever = new Promise((resolve) => setTimeout(resolve, 5000, { name: "it waits on" }));
+    const tokenless = await Promise.race([unasked, forever]);
     const ending = new AbortController();
     const seen = watch(wake, id, { signal: ending.signal });
     await seen.until((message) => message.type === "step.completed");
@@ -548,7 +554,20 @@ export const scenarios = {
     const active = seen.subscription.active;
     await wake.kill(id);
     wake.close();
-    return { before: before.name, during: during.name, late, active };
+    return { before: before.name, during: during.name, tokenless: tokenless.name, late, active };
+  },
+
+  // The page itself cannot get a token.
+  async tokenless(world) {
+    const getToken = async () => {
+      throw new Error("logged out");
+    };
+    const wake = new world.Wakestream({ url: world.url, getToken });
+    try {
+      return { accepted: await wake.limits() };
+    } catch (error) {
+      return { ...facts(error), cause: error.cause?.message };
+    }
   },
 
   // The answer to a start is lost: asked again, it is the same execution.

@@ -38,6 +38,7 @@ SCENARIOS = (
     "missing",
     "limited",
     "abort",
+    "tokenless",
     "again",
     "misuse",
     "documented",
@@ -346,10 +347,18 @@ def test_too_many_guesses_are_slowed_down(came: Came) -> None:
     assert guesses["items"] == []
 
 
+def test_a_page_that_has_no_token_is_told_as_of_any_failure(came: Came) -> None:
+    """By an error of ours, which has that of the page; nothing is asked."""
+    told = came["tokenless"]
+    assert (told["name"], told["status"]) == ("WakestreamError", 0)
+    assert (told["code"], told["cause"]) == ("no_token", "logged out")
+
+
 def test_whoever_gives_up_is_not_kept_waiting(came: Came) -> None:
     """By a signal before and during a call, by a time limit, and in the feed."""
     abort = came["abort"]
     assert (abort["before"], abort["during"]) == ("AbortError", "AbortError")
+    assert abort["tokenless"] == "AbortError", "while the page looks for a token"
     assert (abort["late"]["status"], abort["late"]["code"]) == (0, "unreachable")
     assert abort["active"] is False
 

@@ -285,7 +285,10 @@ async def test_a_socket_ends_with_its_token(
 async def test_a_later_token_keeps_a_socket_open(
     gateway: Gateway, writer: Writer, key: Key
 ) -> None:
-    """One of the same user; not one of another, and not a forged one."""
+    """One of the same user; not one of another, and not a forged one.
+
+    Blanks around it count as little as they do in a header: files end with a line.
+    """
     log = history(key)
     await writer.commit(log[0])
     async with Onlooker.at(gateway.url, token(gateway, key.user, seconds=4)) as one:
@@ -295,7 +298,7 @@ async def test_a_later_token_keeps_a_socket_open(
         assert (await one.until("error"))["code"] == "forbidden"
         await one.say(type="auth", token="forged")  # noqa: S106 - it is none
         assert (await one.until("error"))["code"] == "unauthorized"
-        await one.say(type="auth", token=token(gateway, key.user))
+        await one.say(type="auth", token=f" {token(gateway, key.user)}\n")
         assert (await one.until("ready"))["expires"] > short["expires"]
         while datetime.now(UTC) < datetime.fromisoformat(short["expires"]):  # noqa: ASYNC110 - real time
             await asyncio.sleep(0.05)

@@ -1,7 +1,7 @@
 """What there is: executions, their histories, their log lines."""
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import takewhile
 
 import msgspec
@@ -145,7 +145,7 @@ def _moment(text: str) -> datetime:
         ) from error
     if found.tzinfo is None:
         raise InvalidInput("query: at: the time needs its zone, as 09:00:00Z")
-    return found.astimezone(UTC)
+    return found
 
 
 async def logs(call: Call) -> Result:

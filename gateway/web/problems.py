@@ -39,8 +39,11 @@ STATUSES: Final = {
 UNREAD: Final = frozenset({408, 413, 415})
 """Statuses after which a connection ends: what else it brings is not read."""
 
+LATER: Final = frozenset({429, 503})
+"""Statuses after which to ask again; every answer that has one says when."""
+
 AGAIN: Final = 2.0
-"""Seconds after which to ask again what cannot be answered now."""
+"""Seconds after which to ask again where nobody knows better."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -119,7 +122,7 @@ def told(error: WakeError) -> web.Response:
     """An error of ours as a response."""
     status = STATUSES.get(error.code, 500)
     after = getattr(error, "retry_after", None)
-    if status == HTTPStatus.SERVICE_UNAVAILABLE and after is None:
+    if status in LATER and after is None:
         after = AGAIN
     response = problem(status, error.code, str(error), retry_after=after)
     if status in UNREAD:

@@ -9,6 +9,9 @@ import pytest
 from edges import Caller
 from nats_server import NatsServer
 
+from events.errors import LimitReached, Unavailable, WakeError
+from gateway.web.problems import TooManyRequests, told
+
 READ = "events.logstream.JetStreamLogbook.read"
 
 
@@ -58,3 +61,19 @@ async def test_a_mistake_of_ours_is_answered_and_logged(
     (told,) = [r for r in caplog.records if r.exc_info]
     assert told.levelname == "ERROR"
     assert (await ada.get(f"/api/agents/{execution}/logs")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (LimitReached("100 connections watch", limit="connections"), 2),
+        (LimitReached("so many run", retry_after=5.0, limit="concurrent"), 5),
+        (LimitReached("so many were started", retry_after=0.2, limit="hourly"), 1),
+        (TooManyRequests("too many questions", retry_after=1.4), 2),
+        (Unavailable("nobody is there"), 2),
+    ],
+    ids=str,
+)
+def test_what_may_be_asked_again_says_when(error: WakeError, seconds: int) -> None:
+    """In its header, whoever refuses it, and also where nobody knows for sure."""
+    assert int(told(error).headers["Retry-After"]) == seconds

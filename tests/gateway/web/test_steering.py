@@ -253,7 +253,10 @@ async def test_what_an_execution_was(ada: Caller) -> None:
     assert (await ada.get(f"{path}?at={now}")).body["status"] == "completed"
     early = before.isoformat().replace("+00:00", "Z")
     assert (await ada.get(f"{path}?at={early}")).code == "not_found"
-    first_of_all, last_of_all = "0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59-23:59"
+    first_of_all, last_of_all = (
+        "0001-01-01T00:00:00%2B23:59",
+        "9999-12-31T23:59:59-23:59",
+    )
     assert (await ada.get(f"{path}?at={first_of_all}")).code == "not_found"
     assert (await ada.get(f"{path}?at={last_of_all}")).body["status"] == "completed"
     for wrong in ("0", "99", "-1", "x", "2026-01-01", "9" * 30, "1.5", "2026-13-01T0Z"):

@@ -16,8 +16,11 @@ from gateway.web.shapes import Nothing
 
 JSON: Final = "application/json"
 
-ID: Final = r"{id:(?!token(?:/|$))[^{}/]+}"
-"""How routes match an id; ``token`` is a path of its own, and never one."""
+ID: Final = r"{id:[^{}/]+}"
+"""How routes match an id or a name."""
+
+OF_AGENTS: Final = r"/api/agents/{id:(?!token(?:/|$))[^{}/]+}"
+"""How they match the id of an execution: ``token`` is a path of its own there."""
 
 ALWAYS: Final = (400, 401, 403, 422, 429, 503)
 """What any operation may answer besides what it is for."""
@@ -72,9 +75,8 @@ class Operation:
     def route(self) -> web.RouteDef:
         """Where it is called."""
         more = {"allow_head": False} if self.method == hdrs.METH_GET else {}
-        return web.route(
-            self.method, self.path.replace("{id}", ID), self._handle, **more
-        )
+        path = self.path.replace("/api/agents/{id}", OF_AGENTS).replace("{id}", ID)
+        return web.route(self.method, path, self._handle, **more)
 
     async def _handle(self, request: web.Request) -> web.Response:
         """Read, do, answer; within the time that a request may take."""

@@ -190,6 +190,18 @@ async def test_schedules(gateway: Gateway, ada: Caller) -> None:
     assert (await ada.get("/api/schedules/nightly")).status == 404
 
 
+@pytest.mark.parametrize("name", ["token", "new", "all", "pause", "-", "a" * 64])
+async def test_a_schedule_may_have_any_name(ada: Caller, name: str) -> None:
+    """Also one that means something elsewhere: it is found, steered and removed."""
+    schedule = {"name": name, "start": START, "every": 3600}
+    assert (await ada.post("/api/schedules", schedule)).status == 201
+    path = f"/api/schedules/{name}"
+    assert (await ada.get(path)).body["name"] == name
+    assert (await ada.post(f"{path}/pause")).body["status"] == "paused"
+    assert (await ada.delete(path)).status == 200
+    assert (await ada.get(path)).code == "not_found"
+
+
 @pytest.mark.parametrize(
     ("changed", "why"),
     [

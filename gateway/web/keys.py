@@ -100,15 +100,25 @@ def _keys(text: bytes) -> dict[str, jwt.PyJWK]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}") from error
     entries = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(entries, list) or not entries:
-        raise ValueError('holds no keys: it must be {"keys": [...]}')
+    if not isinstance(entries, list) or not any(map(_signs, entries)):
+        raise ValueError('holds no keys for signatures: it must be {"keys": [...]}')
     keys: dict[str, jwt.PyJWK] = {}
     for number, entry in enumerate(entries, 1):
+        if not _signs(entry):
+            continue
         kid, key = _key(entry, number)
         if kid in keys:
             raise ValueError(f"has the kid {kid!r:.80} twice")
         keys[kid] = key
     return keys
+
+
+def _signs(entry: Any) -> bool:
+    """Whether a key may be one for signatures (RFC 7517, section 4.2).
+
+    Others, as identity providers publish them beside, are none of ours.
+    """
+    return not isinstance(entry, dict) or entry.get("use", "sig") == "sig"
 
 
 def _key(entry: Any, number: int) -> tuple[str, jwt.PyJWK]:

@@ -276,6 +276,21 @@ def _hmac(header: dict[str, Any], said: dict[str, Any], key: bytes) -> str:
     return f"{body}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
 
 
+@pytest.mark.parametrize("more", [{"alg": "RSA-OAEP"}, {"alg": "RS256"}])
+def test_a_key_that_is_for_something_else_is_none(
+    tmp_path: Path, more: dict[str, str]
+) -> None:
+    """Identity providers publish keys for encryption beside those for signatures."""
+    other = {**jwk("other", "rsa"), "use": "enc", **more}
+    path = written(tmp_path / "k", {**jwk("ec", "ec"), "use": "sig"}, other)
+    ours = tokens(keys=KeyFile(path))
+    assert ours.authenticate(by_key("ec")).user == "ada"
+    with pytest.raises(Unauthorized):
+        ours.authenticate(by_key("rsa", "other"))
+    with pytest.raises(Misconfigured, match="holds no keys"):
+        KeyFile(written(path, other))
+
+
 def test_beside_keys_the_secret_signs_feed_tokens_only(tmp_path: Path) -> None:
     """Who knows it is nobody; a feed token it signs is good."""
     keys = KeyFile(written(tmp_path / "k", jwk("rsa", "rsa")))

@@ -22,7 +22,10 @@ from services import requests as r
 MOST_PAGE = 1_000
 """Items of a page."""
 
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+END = r"$(?!\n)"
+"""The end of a text in a pattern: as Python and JavaScript both understand it."""
+
+Id = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_-]{{1,64}}{END}")]
 Reason = Annotated[str, Meta(max_length=2_000)]
 Moment = Annotated[datetime, Meta(tz=True)]
 Limit = Annotated[int, Meta(ge=1, le=MOST_PAGE)]
@@ -100,7 +103,7 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     event_type: Annotated[
         str,
-        Meta(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z", max_length=256),
+        Meta(pattern=rf"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*{END}", max_length=256),
     ]
     payload: Any = None
     everybody: bool = False

@@ -13,7 +13,7 @@ from events.messages import Task, ToolCall
 from events.names import LEVELS
 from events.quota import Report, Use
 from events.state import Status
-from gateway.web import shapes
+from gateway.web import openapi, shapes
 from projections import notices
 
 TYPES = CLIENT.with_suffix(".d.ts").read_text()
@@ -93,6 +93,33 @@ def test_the_code_is_as_the_types_say() -> None:
         )
     checked = run(str(compiler), "-p", str(SCENARIOS))
     assert checked.returncode == 0, checked.stdout
+
+
+def test_the_patterns_of_the_description_are_understood() -> None:
+    """By those that read it as the standard has it, by the rules of JavaScript."""
+    asked = """
+        const patterns = JSON.parse(process.argv[1]).map((one) => new RegExp(one, "u"));
+        const names = ["ci.done", "nightly:7", "a\\n", "a b", "Z"];
+        const found = patterns.map((one) => names.map((name) => one.test(name)));
+        console.log(JSON.stringify(found));
+    """
+    patterns = sorted(patterns_in(openapi.document()))
+    told = run("-e", asked, json.dumps(patterns))
+    assert told.returncode == 0, told.stderr
+    names = ["ci.done", "nightly:7", "a\n", "a b", "Z"]
+    here = [[bool(re.search(p, name)) for name in names] for p in patterns]
+    assert json.loads(told.stdout) == here
+    assert len(patterns) > 2
+
+
+def patterns_in(part: Any) -> set[str]:
+    """All that a schema demands of texts."""
+    if isinstance(part, list):
+        return {p for one in part for p in patterns_in(one)}
+    if not isinstance(part, dict):
+        return set()
+    own = {part["pattern"]} if isinstance(part.get("pattern"), str) else set()
+    return own | patterns_in(list(part.values()))
 
 
 def test_what_there_is_is_declared() -> None:

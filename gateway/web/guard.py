@@ -68,7 +68,8 @@ class Guard:
         except Unauthorized as error:
             where = address or "nowhere"
             self._seldom.warning(f"login refused ({error})", f"from {where}")
-            self._logins.failed(where)
+            if error.guess:
+                self._logins.failed(where)
             raise
 
     def check_origin(self, request: web.BaseRequest) -> None:

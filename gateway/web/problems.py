@@ -64,6 +64,10 @@ class BadRequest(WakeError):
 class Unauthorized(WakeError):
     """A token is needed: send it as Authorization: Bearer TOKEN."""
 
+    def __init__(self, message: str = "", *, guess: bool = True) -> None:
+        super().__init__(message)
+        self.guess = guess  # or else it was a good one once
+
 
 class Forbidden(WakeError):
     """This token does not allow that."""

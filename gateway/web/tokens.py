@@ -115,6 +115,8 @@ class Tokens:
     def _verified(self, token: str) -> Identity:
         try:
             return self._identity(self._claims(token))
+        except jwt.ExpiredSignatureError as error:  # it was ours: that is seen first
+            raise Unauthorized(_reason(error), guess=False) from error
         except jwt.InvalidTokenError as error:
             raise Unauthorized(_reason(error)) from error
         except (ValueError, OverflowError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import edges
@@ -122,6 +123,22 @@ async def test_who_guesses_is_slowed_down(
     assert (await ada.get("/api/agent-types")).status == 200
     told = [r for r in caplog.records if "login refused" in r.message]
     assert len(told) == 1
+
+
+async def test_a_token_that_has_expired_is_no_guess(gateway: Gateway) -> None:
+    """Behind a proxy a thousand pages share an address, and each token ends once.
+
+    Who is told 429 in place of 401 would not get another; guesses are slowed still.
+    """
+    ended = gateway.tokens.mint("ada", lifetime=-timedelta(hours=1)).token
+    forged = ended[:-4] + "AAAA"
+    late, wrong = gateway.nobody(ended), gateway.nobody(forged)
+    told = [await late.get("/api/limits") for _ in range(FAILURES + 5)]
+    assert {(r.status, r.code) for r in told} == {(401, "unauthorized")}
+    assert "expired" in told[0].body["detail"]
+    told = [await wrong.get("/api/limits") for _ in range(FAILURES + 1)]
+    assert [r.status for r in told] == [401] * FAILURES + [429]
+    assert (await late.get("/api/limits")).status == 401
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=100))

@@ -5,6 +5,7 @@ from the log (``past.py``).
 """
 
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from events.names import Key
@@ -72,6 +73,17 @@ class Ring:
             if not entries:
                 del self._by_topic[topic]
 
+    def forget(self, key: Key) -> None:
+        """Keep nothing of an execution that is deleted; the log has nothing either."""
+        gone = self._by_topic.pop(key, ())
+        if not gone:
+            return
+        self._bytes -= sum(len(entry.notice.body) for entry in gone)
+        self._entries = _others(self._entries, key)
+        left = _others(self._by_topic.pop(key.user), key)
+        if left:
+            self._by_topic[key.user] = left
+
     def beyond(self, topic: Topic, cursor: Cursor) -> list[Entry]:
         """Return what whoever is at ``cursor`` has not had, oldest first.
 
@@ -85,6 +97,11 @@ class Ring:
                 missed.append(entry)
         missed.reverse()
         return missed
+
+
+def _others(entries: Iterable[Entry], key: Key) -> deque[Entry]:
+    """Those that are not of an execution."""
+    return deque(entry for entry in entries if entry.notice.key != key)
 
 
 def _topics(entry: Entry) -> tuple[Topic, Topic]:

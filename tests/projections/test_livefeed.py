@@ -7,6 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from histories import Story
 from lifelike import lifelike
 from watching import (
     Streams,
@@ -30,6 +31,7 @@ from projections.feedcursor import BEGINNING, WHOLE, Cursor
 from projections.livefeed import AT_A_TIME, LiveFeed
 from projections.notices import KINDS, Kind
 from projections.past import AT_ONCE
+from projections.purge import is_last
 
 if TYPE_CHECKING:
     from projections.ring import Topic
@@ -52,8 +54,15 @@ def line(streams: Streams, key: Key, text: str) -> int:
 
 
 def commits(chance: Random, *keys: Key, moves: int = 30) -> list[Recorded]:
-    """Histories of some executions, mixed as they come."""
-    logs = [list(lifelike(chance, key, moves).log) for key in keys]
+    """Histories of some executions that are kept, mixed as they come."""
+    logs = [
+        [
+            recorded
+            for recorded in lifelike(chance, key, moves).log
+            if not is_last(recorded.commit)
+        ]
+        for key in keys
+    ]
     mixed: list[Recorded] = []
     while logs := [log for log in logs if log]:
         mixed.append(chance.choice(logs).pop(0))
@@ -229,6 +238,33 @@ async def test_what_was_deleted_while_it_runs_is_not_waited_for() -> None:
         streams.events.delete(last)
         async with asyncio.timeout(60):
             await feed.join(ADA, Cursor(last), Viewer())
+
+
+async def test_of_what_was_deleted_nothing_is_kept() -> None:
+    """Neither for who follows all of a user's; what else there is still comes."""
+    streams, two = Streams(), Key("ada", "two")
+    stories = [Story(key, AT) for key in (ADA, two, BOB)]
+    async with running(streams.feed()) as feed:
+        for story in stories:
+            story.running()
+            story.do(lambda x: x.fail(1, "ModelRefused", "no", retryable=False))
+            for recorded in story.log:
+                streams.store(recorded)
+            line(streams, story.key, "the last")
+        await settled(streams, feed)
+        ended = stories[0]
+        ended.do(lambda x: x.purge("old"))
+        streams.store(ended.log[-1])
+        await settled(streams, feed)
+        left: list[tuple[Topic, set[Key]]] = [
+            ("ada", {two}),
+            (ADA, set()),
+            ("bob", {BOB}),
+        ]
+        for topic, there in left:
+            viewer = Viewer()
+            await feed.join(topic, BEGINNING, viewer)
+            assert executions(viewer.heard) == there
 
 
 async def test_what_cannot_be_read_is_passed_over() -> None:

@@ -109,6 +109,10 @@ class Past:
         """Where the last commit of an execution stands; 0 if there is none."""
         return await self._events.tip(history_filter(key))
 
+    async def last(self) -> int:
+        """The last position that was ever given, also if it is deleted."""
+        return (await self._events.extent()).last
+
     async def end(self, key: Key) -> Cursor:
         """Where somebody is who has all of an execution."""
         line = await self._logs.tip(log_subject_filter(key))

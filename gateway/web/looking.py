@@ -7,10 +7,8 @@ from itertools import takewhile
 import msgspec
 
 from events.commit import Recorded
-from events.direct import ask_leader
 from events.errors import InvalidInput, NotFound
 from events.execution import Execution
-from events.names import EVENTS, EVENTS_ALL
 from gateway.web import portraits, shapes
 from gateway.web.finding import existing, history_of
 from gateway.web.operation import Call, Result
@@ -51,8 +49,7 @@ async def listing(call: Call) -> Result:
 
 async def _check_position(call: Call, position: int) -> None:
     """Raise InvalidInput for one that nothing has: waiting for it would not help."""
-    last = await ask_leader(call.edge.wire, EVENTS, {"last_by_subj": EVENTS_ALL})
-    end = last.seq if last else 0
+    end = await call.edge.live.feed.past.last()
     if position > end:
         raise InvalidInput(f"query: min_position: {position} is past the end, {end}")
 

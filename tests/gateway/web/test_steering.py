@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from edges import DONE, SLOW, Caller, Gateway, eventually
+from onlookers import Writer
+
+from events.names import EVENTS
 
 ASKS = 'script:\nask_user {"question": "Which colour?"}\nsay Thanks.\n'
 START = {"agent_type": "explorer", "input": DONE}
@@ -319,3 +322,17 @@ async def test_a_list_shows_what_one_just_did(ada: Caller) -> None:
     assert [row["id"] for row in odd] == ids[1::2]
     assert (await ada.listed("agent_type=coder")).body["items"] == []
     assert (await ada.listed("user=bob")).body["items"] == []
+
+
+async def test_a_position_that_was_given_is_known_for_ever(
+    ada: Caller, writer: Writer
+) -> None:
+    """Also when what stood there was deleted; one that was never given is refused."""
+    execution = await ada.started()
+    await ada.until(execution, "completed")
+    position = (await ada.listed()).body["position"]
+    query = {"seq": position, "no_erase": True}  # as the janitor does it
+    await writer.wire.api(f"STREAM.MSG.DELETE.{EVENTS}", query)
+    assert (await ada.listed(f"min_position={position}")).body["position"] >= position
+    beyond = await ada.get(f"/api/agents?min_position={position + 1_000}")
+    assert (beyond.status, beyond.code) == (422, "invalid_input")

@@ -40,6 +40,9 @@ CODES: Final = {
 
 MISTAKE: Final = "this is a mistake of ours: the log of the gateway says more"
 
+NUMBER: Final = web.RequestKey("number", str)
+"""The id of a request."""
+
 BUSY: Final = web.RequestKey("busy", bool)
 """Set on a request whose answer has begun: it cannot become an error any more."""
 
@@ -75,7 +78,7 @@ class Attendant:
         async def attended(
             request: web.Request, handler: Handler
         ) -> web.StreamResponse:
-            number = secrets.token_hex(8)
+            number = request[NUMBER] = secrets.token_hex(8)
             path = canonical(request) or "(none)"
             about = {"http.request.method": request.method, "http.route": path}
             parent = parent_in({k.lower(): v for k, v in request.headers.items()})
@@ -85,7 +88,7 @@ class Attendant:
             ):
                 self._come()
                 try:  # no context manager: a watcher would hold it for hours
-                    return await self._seen(request, handler, number)
+                    return await self._seen(request, handler)
                 finally:
                     self._go()
 
@@ -100,17 +103,13 @@ class Attendant:
         if not self._in_hand:
             self._idle.set()
 
-    async def _seen(
-        self, request: web.Request, handler: Handler, number: str
-    ) -> web.StreamResponse:
+    async def _seen(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         begun = self._clock()
         try:
             response = await self._answered(request, handler)
         except asyncio.CancelledError:
             self._log(request, 0, begun)
             raise
-        if not response.prepared:
-            response.headers[REQUEST] = number
         self._log(request, response.status, begun)
         return response
 
@@ -168,9 +167,11 @@ class Attendant:
             logger.log(level, "%s %s", request.method, request.path[:200])
 
 
-async def begun(request: web.Request, _response: web.StreamResponse) -> None:
-    """Note that an answer has begun: for ``on_response_prepare``."""
+async def begun(request: web.Request, response: web.StreamResponse) -> None:
+    """Note that an answer has begun, and name it: for ``on_response_prepare``."""
     request[BUSY] = True
+    if NUMBER in request:
+        response.headers[REQUEST] = request[NUMBER]
 
 
 def closing(response: web.Response) -> web.Response:

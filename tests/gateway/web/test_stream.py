@@ -111,6 +111,18 @@ async def test_all_of_it_comes_to_the_end(
         assert again.response.status == 204
 
 
+async def test_a_stream_has_an_id_for_the_log(
+    gateway: Gateway, writer: Writer, key: Key, token: str
+) -> None:
+    """As every answer; so has a websocket."""
+    await writer.commit(*ended(key))
+    async with Reader.at(gateway.url, PATH, token) as one:
+        assert one.response.headers["X-Request-Id"]
+    headers = {"Authorization": f"Bearer {token}"}
+    async with gateway.session.ws_connect(f"{gateway.url}/ws", headers=headers) as ws:
+        assert ws._response.headers["X-Request-Id"]
+
+
 async def test_who_comes_back_goes_on(
     gateway: Gateway, writer: Writer, key: Key, token: str
 ) -> None:

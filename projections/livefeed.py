@@ -62,7 +62,7 @@ class LiveFeed:
     async def now(self, key: Key) -> tuple[Cursor, State]:
         """Tell how far the feed is, and what an execution is there.
 
-        Raises NotFound, Unavailable.
+        Raises NotFound, Unavailable; Corrupt and UnknownEvent if it cannot be read.
         """
         for _ in range(TRIES):
             cursor, tip = self.hub.cursor, await self.past.tip(key)

@@ -90,20 +90,21 @@ class Past:
     async def state(self, key: Key, upto: int, *, at_least: int) -> State | None:
         """Fold an execution as of a position; ``at_least`` is one in its history.
 
-        None if it was not there yet, or is deleted or damaged. Raises Unavailable.
+        None if it was not there yet, or is deleted. Raises Corrupt and UnknownEvent
+        if it cannot be read, Unavailable.
         """
         raws = await self._events.history(key, at_least=at_least)
+        history = sorted(map(decoded, raws), key=lambda r: r.commit.version)
+        known = [one for one in history if one.position <= upto]
+        return Execution.fold(key, known).state if known else None
+
+    async def _after(self, recorded: Recorded) -> State | None:
+        key, position = recorded.key, recorded.position
         try:
-            history = sorted(map(decoded, raws), key=lambda r: r.commit.version)
-            known = [one for one in history if one.position <= upto]
-            return Execution.fold(key, known).state if known else None
+            return await self.state(key, position, at_least=position)
         except (Corrupt, UnknownEvent) as error:
             logger.warning("%s: its status is not known: %s", key, error)
             return None
-
-    async def _after(self, recorded: Recorded) -> State | None:
-        position = recorded.position
-        return await self.state(recorded.key, position, at_least=position)
 
     async def tip(self, key: Key) -> int:
         """Where the last commit of an execution stands; 0 if there is none."""

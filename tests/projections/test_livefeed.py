@@ -22,7 +22,7 @@ from watching import (
 
 from events.commit import Recorded
 from events.deltas import Delta
-from events.errors import InvalidInput, NotFound, Unavailable
+from events.errors import Corrupt, InvalidInput, NotFound, Unavailable
 from events.logbook import Line, encode_line
 from events.names import Key, log_subject
 from events.rawlog import Raw
@@ -192,6 +192,21 @@ async def test_one_that_is_not_there_is_not_found() -> None:
     async with running(Streams().feed()) as feed:
         with pytest.raises(NotFound, match="no execution one"):
             await feed.now(ADA)
+
+
+async def test_one_that_cannot_be_read_is_not_said_to_be_missing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is there, and shown by lists; who asks is told what is wrong with it."""
+    streams = Streams()
+    streams.store(commits(Random(1), ADA)[0])  # noqa: S311 - no secret
+    streams.events.add("events.ada.one.log", b"garbage")
+    async with running(streams.feed()) as feed:
+        caplog.clear()
+        for _ in range(3):
+            with pytest.raises(Corrupt, match="no JSON"):
+                await feed.now(ADA)
+    assert not caplog.records, "whoever asks logs it, or not"
 
 
 async def test_one_created_a_moment_ago_is_found() -> None:

@@ -15,12 +15,12 @@ from aiohttp import hdrs
 from edges import Gateway
 from lifelike import lifelike
 from nats_server import NatsServer
-from onlookers import Reader, Writer, aline
+from onlookers import Onlooker, Reader, Writer, aline
 from watching import Streams, bare, everything
 
 from events import catalog as e
 from events.commit import Recorded
-from events.names import Key
+from events.names import EVENTS, Key, commit_subject
 from gateway.web import outlet, streams
 
 PATH = "/api/agents/one/stream"
@@ -208,6 +208,25 @@ async def test_what_makes_no_sense_is_refused(
     async with Reader.at(gateway.url, path, token) as one:
         assert one.response.status == status
         assert one.response.content_type == "application/problem+json"
+
+
+async def test_one_that_is_damaged_is_told_as_such(
+    gateway: Gateway, writer: Writer, key: Key, token: str
+) -> None:
+    """As REST tells it, here and on a websocket; whoever follows all goes on."""
+    await writer.commit(*ended(key)[:2])
+    stored = await writer.wire.request(commit_subject(key, "log"), b"garbage")
+    async with Reader.at(gateway.url, PATH, token) as one:
+        assert one.response.status == 500
+        assert json.loads(await one.response.read())["code"] == "corrupt"
+    async with Onlooker.at(gateway.url, token) as watching:
+        await watching.say(type="subscribe", execution=key.execution)
+        assert (await watching.until("error"))["code"] == "corrupt"
+        await watching.say(type="subscribe", execution="*")
+        await watching.until("live")
+    assert "| `corrupt`" in (Path(__file__).parents[3] / "docs/live.md").read_text()
+    gone = {"seq": json.loads(stored.data)["seq"]}  # other tests read this log, too
+    await writer.wire.api(f"STREAM.MSG.DELETE.{EVENTS}", gone)
 
 
 async def test_anothers_is_not_found(

@@ -56,9 +56,9 @@ async def _anybodys(call: Call) -> Key:
 
 
 async def existing(call: Call) -> Key:
-    """The key of an execution that exists; raises NotFound."""
+    """The key of an execution that exists, be it damaged; raises NotFound."""
     key = await key_of(call)
-    if not await call.edge.journal.tip(key):
+    if await call.edge.journal.last(key) is None:
         raise nothing(call.id)
     return key
 

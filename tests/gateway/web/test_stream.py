@@ -12,7 +12,7 @@ import aiohttp
 import edges
 import pytest
 from aiohttp import hdrs
-from edges import Gateway
+from edges import Caller, Gateway
 from lifelike import lifelike
 from nats_server import NatsServer
 from onlookers import Onlooker, Reader, Writer, aline
@@ -23,7 +23,8 @@ from events.commit import Recorded
 from events.names import EVENTS, Key, commit_subject
 from gateway.web import outlet, streams
 
-PATH = "/api/agents/one/stream"
+ONE = "/api/agents/one"
+PATH = f"{ONE}/stream"
 
 
 @pytest.fixture(autouse=True)
@@ -213,7 +214,10 @@ async def test_what_makes_no_sense_is_refused(
 async def test_one_that_is_damaged_is_told_as_such(
     gateway: Gateway, writer: Writer, key: Key, token: str
 ) -> None:
-    """As REST tells it, here and on a websocket; whoever follows all goes on."""
+    """As REST tells it, here and on a websocket; whoever follows all goes on.
+
+    Its log lines, which may say why, can be read.
+    """
     await writer.commit(*ended(key)[:2])
     stored = await writer.wire.request(commit_subject(key, "log"), b"garbage")
     async with Reader.at(gateway.url, PATH, token) as one:
@@ -225,6 +229,8 @@ async def test_one_that_is_damaged_is_told_as_such(
         await watching.say(type="subscribe", execution="*")
         await watching.until("live")
     assert "| `corrupt`" in (Path(__file__).parents[3] / "docs/live.md").read_text()
+    lines = await Caller(gateway.session, gateway.url, token).get(f"{ONE}/logs")
+    assert (lines.status, lines.body["items"]) == (200, [])
     gone = {"seq": json.loads(stored.data)["seq"]}  # other tests read this log, too
     await writer.wire.api(f"STREAM.MSG.DELETE.{EVENTS}", gone)
 

@@ -74,9 +74,8 @@ class Operation:
 
     def route(self) -> web.RouteDef:
         """Where it is called."""
-        more = {"allow_head": False} if self.method == hdrs.METH_GET else {}
         path = self.path.replace("/api/agents/{id}", OF_AGENTS).replace("{id}", ID)
-        return web.route(self.method, path, self._handle, **more)
+        return web.route(self.method, path, self._handle)
 
     async def _handle(self, request: web.Request) -> web.Response:
         """Read, do, answer; within the time that a request may take."""

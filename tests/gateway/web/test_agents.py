@@ -67,6 +67,19 @@ async def test_a_list_has_the_beginnings_of_long_texts(ada: Caller) -> None:
     assert row["input"] == itself["input"][:4_000] != itself["input"]
 
 
+async def test_head_is_get_without_a_body(ada: Caller) -> None:
+    """As RFC 9110 wants it; also where there is nothing, or no such method."""
+    execution = await ada.started()
+    await ada.until(execution, "completed")
+    for path, status in ((f"/api/agents/{execution}", 200), ("/api/agents/no", 404)):
+        got, head = await ada.get(path), await ada.ask("HEAD", path)
+        assert (head.status, head.raw) == (got.status, b"") == (status, b"")
+        assert head.headers["Content-Type"] == got.headers["Content-Type"]
+    refused = await ada.ask("PUT", f"/api/agents/{execution}")
+    assert refused.status == 405
+    assert "HEAD" in refused.headers["Allow"]
+
+
 @pytest.mark.parametrize("path", ["", "/events", "/logs", "/state", "/token"])
 async def test_anothers_execution_is_not_there(
     gateway: Gateway, ada: Caller, path: str

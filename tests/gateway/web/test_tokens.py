@@ -106,7 +106,7 @@ def test_claims_that_are_wrong(changed: dict[str, Any], why: str) -> None:
 
 
 def test_roles_of_others_are_let_be() -> None:
-    """Identity providers have many, called as they like; ``admin`` among them counts."""
+    """Identity providers have many, called as they like; ``admin`` is what counts."""
     theirs = ["Task.Write", "https://example.org/roles/a b", *map(str, range(100))]
     found = tokens().authenticate(signed(claims(roles=theirs)))
     assert (found.user, found.admin) == ("ada", False)

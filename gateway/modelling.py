@@ -19,7 +19,7 @@ def rebuild(
     *,
     as_json: Json = False,
 ) -> None:
-    r"""Build the read model anew from the log, beside the old one, and replace it.
+    """Build the read model anew from the log, beside the old one, and replace it.
 
     That also helps when its file is damaged: nothing is in it that is not in the
     log. A service goes on meanwhile, and answers from the old one.
@@ -47,7 +47,7 @@ def verify(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Fold the log anew and compare every row of the read model with it.
+    """Fold the log anew and compare every row of the read model with it.
 
     Names the first differences and ends with 1 if there are any; 0 if there are
     none.

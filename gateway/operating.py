@@ -90,7 +90,7 @@ def cleanup(
     nats: Nats = None,
     as_json: Json = False,
 ) -> None:
-    r"""Delete executions that ended long ago, with all that belongs to them.
+    """Delete executions that ended long ago, with all that belongs to them.
 
     History, log lines and the workspace, unless it was named at the start. What
     has not ended is never touched, nor a family of which one has not. It can be

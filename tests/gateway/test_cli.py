@@ -1,9 +1,14 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
 from waking import environment, wake
+
+from gateway.cli import app
 
 HEAVY = ("pydantic_ai", "duckdb", "nats", "rich", "eventsourcing", "uvloop", "aiohttp")
 
@@ -57,6 +62,14 @@ def test_help_names_its_flags_and_has_examples(tmp_path: Path, command: str) -> 
     for flag in ("--data", "--nats", "--json"):
         assert flag in out
     assert all(len(line) <= 80 for line in out.splitlines())
+
+
+@pytest.mark.parametrize("command", sorted(get_command(app).commands))
+def test_every_help_is_for_reading(command: str) -> None:
+    """A mark of how it is to be laid out is not shown, and examples stand apart."""
+    out = CliRunner().invoke(app, [command, "--help"]).stdout
+    assert "\\b" not in out
+    assert "Example" not in out or re.search(r"^  Examples?:$", out, re.MULTILINE)
 
 
 def test_exit_codes_are_documented(tmp_path: Path) -> None:

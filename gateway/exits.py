@@ -1,7 +1,5 @@
 """How ``wake`` ends: its exit codes, and how a failure is said in one line."""
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -9,7 +7,7 @@ from types import MappingProxyType
 
 from events import errors
 from events.errors import WakeError
-from gateway.output import complain, put_json
+from gateway.output import complain, mute, put_json
 from gateway.wording import one_line
 
 
@@ -126,6 +124,5 @@ def _end(code: Exit, name: str, said: str, *, as_json: bool) -> None:
 
 def _leave_quietly() -> None:
     """Nobody reads what we print: end as other programs do, without a word."""
-    # The interpreter flushes stdout once more at its end; let that go nowhere.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    mute()
     raise SystemExit(1)

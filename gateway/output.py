@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from typing import Any, TextIO
 
@@ -34,9 +35,19 @@ def put(line: str) -> None:
 
 
 def complain(line: str) -> None:
-    """Print a line on stderr, after all that went to stdout."""
-    sys.stdout.flush()
+    """Print a line on stderr, after all that went to stdout, if that takes it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:  # it is full, and what could not be written there is told here
+        mute()
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - see put
+
+
+def mute() -> None:
+    """Let go nowhere what stdout did not take: the interpreter flushes it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def put_json(value: Any) -> None:

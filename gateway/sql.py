@@ -1,6 +1,8 @@
 """``wake sql``: rows of the read model on stdout, or in a file that was not there."""
 
+import errno
 import os
+import secrets
 import sys
 from collections.abc import Callable
 from contextlib import aclosing
@@ -10,7 +12,7 @@ from typing import Literal, cast, get_args
 
 import msgspec
 
-from events.errors import InvalidInput
+from events.errors import InvalidInput, Misconfigured, WakeError
 from gateway.asked import made
 from gateway.composition import Place
 from gateway.output import complain
@@ -35,6 +37,10 @@ SUFFIXES: dict[str, Kind] = {
 """What a file's name says of its format."""
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What says that it is the disk, and not the name."""
+
+
 def sql(
     place: Place,
     settings: Settings,
@@ -54,7 +60,7 @@ def sql(
         return ask(place, settings, partial(_filled, request, made_of(write)))
 
     if output is None:
-        filled = run(_formats(form), sys.stdout.buffer.write)
+        filled = run(_formats(form), _telling(sys.stdout.buffer.write, "stdout"))
     else:
         filled = _into(output, form, run, force=force)
     if filled.more:
@@ -107,26 +113,58 @@ Run = Callable[[Callable[[Write], Format], Write], Format]
 
 
 def _into(output: Path, kind: Kind, run: Run, *, force: bool) -> Format:
-    """Write a file, which is there when all of it is; raises InvalidInput."""
-    if not force and os.path.lexists(output):
-        raise _taken(output)
-    part = output.with_name(f".{output.name}.{os.getpid()}")
-    lines = part.with_name(f"{part.name}.lines")
+    """Write a file, which is there when all of it is; raises WakeError."""
+    where = f"--output {output}"
     try:
-        with (lines if kind == "parquet" else part).open("xb") as file:
-            filled = run(_formats(kind), file.write)
-        if kind == "parquet":
-            parquet.write(lines, named(filled.columns), part)
-        _put_in_place(part, output, force=force)
+        _check_free(output, force=force)
+        # Not named like it: a name may be as long as names can be.
+        part = output.with_name(f".wake-{secrets.token_hex(8)}")
+        lines = part.with_suffix(".lines")
+        try:
+            with (lines if kind == "parquet" else part).open("xb") as file:
+                filled = run(_formats(kind), _telling(file.write, where))
+            if kind == "parquet":
+                parquet.write(lines, named(filled.columns), part)
+            _put_in_place(part, output, force=force)
+        finally:
+            for rest in (part, lines):
+                rest.unlink(missing_ok=True)
     except OSError as error:
-        raise InvalidInput(
-            f"--output {output}: {error.strerror or error}: name a file that can be "
-            "written"
-        ) from error
-    finally:
-        for rest in (part, lines):
-            rest.unlink(missing_ok=True)
+        raise _unwritable(where, error) from error
     return filled
+
+
+def _check_free(output: Path, *, force: bool) -> None:
+    """Raise unless nothing is there, or a file that is to be overwritten."""
+    try:
+        output.lstat()
+    except FileNotFoundError:
+        return
+    if not force:
+        raise _taken(output)
+    if output.exists() and not output.is_file():  # as root one would lose /dev/null
+        raise InvalidInput(f"--output {output} is no file: name one")
+
+
+def _telling(write: Write, where: str) -> Write:
+    """The same, but what says in our words why nothing more can be written."""
+
+    def written(data: bytes) -> object:
+        try:
+            return write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _unwritable(where, error) from error
+
+    return written
+
+
+def _unwritable(where: str, error: OSError) -> WakeError:
+    said = f"{where} cannot be written: {error.strerror or error}"
+    if error.errno in NO_ROOM:
+        return Misconfigured(f"{said}: make room, or name a file somewhere else")
+    return InvalidInput(f"{said}: name a file that can be")
 
 
 def _put_in_place(part: Path, output: Path, *, force: bool) -> None:

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
 import re
 import shlex
 import signal
+import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import duckdb
 import pytest
 import serving
-from waking import Ended, start, wake
+from waking import COMMAND, Ended, environment, start, wake
 
 from events.errors import InvalidInput
 from gateway import address
@@ -22,6 +25,7 @@ from gateway.shown import aligned
 from gateway.sqlformats import named
 from projections.queries import Column
 
+LONG = "SELECT range AS number, repeat('x', 20) AS text FROM range(9000)"
 FOREVER = "SELECT count(*) FROM range(100_000_000) a, range(100_000) b"
 
 
@@ -241,6 +245,69 @@ def test_a_file_that_is_there_stays(served: Path, tmp_path: Path) -> None:
     assert wake(served, "sql", "SELECT 1 AS a", *flags, "--force").code == 0
     assert target.read_bytes() == b"a\r\n1\r\n"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("where", [".", "/", "folder", "pipe", "to_pipe"])
+def test_what_is_no_file_is_not_written(
+    served: Path, tmp_path: Path, where: str
+) -> None:
+    """A folder, a pipe or a device is refused and stays, also with --force."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_pipe").symlink_to("pipe")
+    output = str(Path(tmp_path, where)) if where != "." else where
+    ended = wake(served, "sql", "SELECT 1", "--output", output, "--force")
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
+    assert "is no file" in ended.err
+    assert stat.S_ISFIFO((tmp_path / "to_pipe").stat().st_mode)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_file_may_have_any_name(served: Path, tmp_path: Path, suffix: str) -> None:
+    """One as long as a name may be, too; what is longer is refused in a line."""
+    longest = tmp_path / ("a" * (255 - len(suffix)) + suffix)
+    ended = wake(served, "sql", "SELECT 1 AS a", "--output", str(longest))
+    assert ended.code == 0, ended.err
+    assert [file.name for file in tmp_path.iterdir()] == [longest.name]
+    ended = wake(served, "sql", "SELECT 1", "--output", f"{tmp_path}/a{longest.name}")
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
+    assert "File name too long" in ended.err
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_stdout_without_room_is_no_traceback(served: Path, form: str) -> None:
+    """One line says it, and the exit code says that the environment must change."""
+    ended = _in_a_shell(served, 'exec "$@" > /dev/full', LONG, "--format", form)
+    assert (ended.code, ended.err.count("\n")) == (5, 1), ended.err
+    assert "stdout cannot be written: No space left on device" in ended.err
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".parquet"])
+def test_a_file_without_room_is_not_there(
+    served: Path, tmp_path: Path, suffix: str
+) -> None:
+    """What was written of it is removed, and one line says why."""
+    output = tmp_path / f"rows{suffix}"
+    small = 'ulimit -f 16; exec "$@"'
+    ended = _in_a_shell(served, small, LONG, "--output", str(output))
+    assert (ended.code, ended.err.count("\n")) == (5, 1), ended.err
+    assert f"--output {output} cannot be written: File too large" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def _in_a_shell(place: Path, script: str, *arguments: str) -> Ended:
+    """Run ``wake sql`` for many rows as a shell's script says."""
+    command = ("sh", "-c", script, "sh", *COMMAND, "sql", "--limit", "9999")
+    ended = subprocess.run(
+        [*command, *arguments],
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
 def test_ctrl_c_stops_the_query(served: Path) -> None:

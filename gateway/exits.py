@@ -6,8 +6,8 @@ from enum import IntEnum
 from types import MappingProxyType
 
 from events import errors
-from events.errors import WakeError
-from gateway.output import complain, mute, put_json
+from events.errors import Misconfigured, WakeError
+from gateway.output import complain, flush, mute, put_json
 from gateway.wording import one_line
 
 
@@ -82,6 +82,7 @@ def told(*, as_json: bool) -> Iterator[None]:
     """
     try:
         yield
+        flush()  # at the end of the interpreter nobody could say what is wrong
     except KeyboardInterrupt:
         _end(Exit.CANCELLED, "interrupted", "wake: interrupted", as_json=as_json)
     except Interrupted as error:
@@ -92,7 +93,7 @@ def told(*, as_json: bool) -> Iterator[None]:
             _leave_quietly()
         if not isinstance(cause, WakeError):
             raise
-        several = type(cause) is errors.Misconfigured  # a line for each mistake
+        several = type(cause) is Misconfigured  # a line for each mistake
         said_by_it = str(cause).splitlines() if several else [str(cause)]
         lines = [*said_by_it, *getattr(cause, "__notes__", ())]
         said = "\n".join(f"wake: {one_line(line)}" for line in lines)
@@ -118,7 +119,10 @@ def _end(code: Exit, name: str, said: str, *, as_json: bool) -> None:
     complain(said)
     if as_json:
         message = said.removeprefix("wake: ").replace("\nwake: ", "; ")
-        put_json({"error": name, "message": message})
+        try:
+            put_json({"error": name, "message": message})
+        except Misconfigured:  # there is no room for that either
+            mute()
     raise SystemExit(int(code))
 
 

@@ -4,10 +4,13 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import msgspec
 
+from events.errors import Misconfigured
 from gateway.wording import printable
 
 
@@ -29,25 +32,53 @@ def whole(stream: TextIO) -> TextIO:
     )
 
 
+@contextmanager
+def room() -> Iterator[None]:
+    """Say in our words that stdout takes no more; raises Misconfigured.
+
+    That nobody reads it (BrokenPipeError) is no failure, and passes.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Misconfigured(
+            f"stdout cannot be written: {error.strerror or error}: make room where "
+            "it goes to"
+        ) from error
+
+
 def put(line: str) -> None:
     """Print a line for a person on stdout."""
-    print(printable(line))  # noqa: T201 - the one place that prints
+    with room():
+        print(printable(line))  # noqa: T201 - the one place that prints
+
+
+def put_bytes(data: bytes) -> None:
+    """Print what is encoded already, as it is."""
+    with room():
+        sys.stdout.buffer.write(data)
+
+
+def flush() -> None:
+    """Let all that was printed be written now."""
+    with room():
+        sys.stdout.flush()
+
+
+def mute() -> None:
+    """Let go nowhere what stdout did not take: it is flushed again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(line: str) -> None:
     """Print a line on stderr, after all that went to stdout, if that takes it."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError:  # it is full, and what could not be written there is told here
+        flush()
+    except Misconfigured:
         mute()
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - see put
-
-
-def mute() -> None:
-    """Let go nowhere what stdout did not take: the interpreter flushes it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def put_json(value: Any) -> None:
@@ -58,9 +89,9 @@ def put_json(value: Any) -> None:
     encoded = value if isinstance(value, bytes) else msgspec.json.encode(value)
     if sys.stdout.isatty():
         encoded = _escaped(encoded.decode()).encode()
-    sys.stdout.flush()
-    sys.stdout.buffer.write(encoded + b"\n")  # JSON is UTF-8, whatever the locale
-    sys.stdout.buffer.flush()
+    flush()
+    put_bytes(encoded + b"\n")  # JSON is UTF-8, whatever the locale
+    flush()
 
 
 def _escaped(text: str) -> str:

@@ -3,7 +3,6 @@
 import errno
 import os
 import secrets
-import sys
 from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
@@ -15,7 +14,7 @@ import msgspec
 from events.errors import InvalidInput, Misconfigured, WakeError
 from gateway.asked import made
 from gateway.composition import Place
-from gateway.output import complain
+from gateway.output import complain, put_bytes
 from gateway.querying import Queries
 from gateway.reading import width_of
 from gateway.readmodel import ask
@@ -60,7 +59,7 @@ def sql(
         return ask(place, settings, partial(_filled, request, made_of(write)))
 
     if output is None:
-        filled = run(_formats(form), _telling(sys.stdout.buffer.write, "stdout"))
+        filled = run(_formats(form), put_bytes)
     else:
         filled = _into(output, form, run, force=force)
     if filled.more:

@@ -1,6 +1,9 @@
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
+from waking import COMMAND, environment
 
 from events import errors
 from events.errors import Misconfigured, WakeError
@@ -83,3 +86,23 @@ def test_an_interrupt_is_no_traceback(
     out, err = capsys.readouterr()
     assert json.loads(out)["error"] == "interrupted"
     assert err.startswith("wake: interrupted")
+
+
+@pytest.mark.parametrize(
+    "command", ["config", "config --json", "ls", "show none --json"]
+)
+def test_stdout_that_is_full_is_no_traceback(tmp_path: Path, command: str) -> None:
+    """Whatever is printed there, and in however small pieces."""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*COMMAND, *command.split()],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode in {2, 5}
+    assert ended.stderr.startswith("wake: ")
+    assert ended.stderr.count("\n") == 1

@@ -23,11 +23,9 @@ class Shown(NamedTuple):
 def aligned(rows: Sequence[tuple[str, ...]], width: int | None) -> Iterator[str]:
     """Cells under each other, numbers to the right; None: nothing is cut."""
     clean = [tuple(map(one_line, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
-    numbers = [
-        all(cell.replace(",", "").lstrip("$").replace(".", "").isdigit() for cell in c)
-        for c in zip(*clean[1:], strict=True)
-    ]
+    columns = list(zip(*clean, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numbers = [all(map(_is_number, column[1:])) for column in columns]
     for row in clean:
         cells = (
             cell.rjust(most) if number else cell.ljust(most)
@@ -35,6 +33,10 @@ def aligned(rows: Sequence[tuple[str, ...]], width: int | None) -> Iterator[str]
         )
         line = "  ".join(cells).rstrip()
         yield line if width is None else short_kept(line, width)
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(",", "").lstrip("$").replace(".", "").isdigit()
 
 
 def short_kept(line: str, width: int) -> str:

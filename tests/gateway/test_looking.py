@@ -225,6 +225,20 @@ def test_sql_in_every_form(served: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["rows.parquet"]
 
 
+def test_sql_that_finds_nothing(served: Path, tmp_path: Path) -> None:
+    """Has its columns and no rows, in whatever form, and is no failure."""
+    nothing = "SELECT 1 AS a, 'x' AS long_one WHERE false"
+    forms = {"table": "a  long_one\n", "json": "", "csv": "a,long_one\n"}
+    for form, expected in forms.items():
+        ended = wake(served, "sql", nothing, "--format", form)
+        assert (ended.code, ended.out, ended.err) == (0, expected, "")
+    target = tmp_path / "none.parquet"
+    assert wake(served, "sql", nothing, "--output", str(target)).code == 0
+    found = duckdb.connect().execute("FROM read_parquet($f)", {"f": str(target)})
+    assert [d[0] for d in found.description] == ["a", "long_one"]
+    assert found.fetchall() == []
+
+
 def test_sql_from_stdin_with_a_limit(served: Path) -> None:
     """What is cut off is said on stderr."""
     ended = wake(served, "sql", "-", "--json", "--limit", "2", stdin=b"FROM range(3)")

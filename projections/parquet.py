@@ -3,6 +3,7 @@
 Rows come as lines of JSON, each an object with the columns by their number.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from projections.sqltext import in_python
 WHOLE = {"HUGEINT": "DECIMAL(38,0)", "UHUGEINT": "DECIMAL(38,0)", '"NULL"': "VARCHAR"}
 """Types that Parquet has not, and what loses nothing of them."""
 
+_NOT_THERE = re.compile(r'(\bU?HUGEINT|"NULL")(?=[\[,)]|$)')
+"""Such a type, also within another; what has a blank behind it is a field's name."""
+
 
 def write(lines: Path, columns: Sequence[Column], target: Path) -> None:
     """Make a file of what another has; raises InvalidInput, OSError."""
     read = {str(n): _read_as(c.type) for n, c in enumerate(columns)}
     cast = ", ".join(
-        f'CAST("{n}" AS {WHOLE.get(c.type, c.type)}) AS {_quoted(c.name)}'
+        f'CAST("{n}" AS {_written_as(c.type)}) AS {_quoted(c.name)}'
         for n, c in enumerate(columns)
     )
     path = str(target).replace("'", "''")
@@ -44,6 +48,10 @@ def write(lines: Path, columns: Sequence[Column], target: Path) -> None:
 def _read_as(type_: str) -> str:
     """Lists that came as such are read as such, everything else as its text."""
     return type_ if type_.endswith("]") and in_python(type_) else "VARCHAR"
+
+
+def _written_as(type_: str) -> str:
+    return _NOT_THERE.sub(lambda found: WHOLE[found[1]], type_)
 
 
 def _quoted(name: str) -> str:

@@ -24,7 +24,7 @@ def plain(value: Any) -> Any:
             return value if isfinite(value) else _no_number(value)
         case Decimal():
             return f"{value:f}"
-        case list():
+        case list() | tuple():  # a tuple is a list of a fixed length
             return [plain(item) for item in value]
         case _:
             return str(value)

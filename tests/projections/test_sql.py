@@ -211,6 +211,9 @@ async def test_what_takes_all_memory_is_refused(projector: Projector) -> None:
 
 # ── values ───────────────────────────────────────────────────────────────────
 
+BIG = str(2**120 + 1)
+"""A whole number that no double has, and a decimal of 38 digits has."""
+
 VALUES = [
     ("NULL", None),
     ("true", True),
@@ -245,6 +248,12 @@ VALUES = [
     ("['a', 'b\"']", ["a", 'b"']),
     ("[[1.5::DECIMAL(3, 1)]]", [["1.5"]]),
     ("[9007199254740993]", ["9007199254740993"]),
+    (f"[{BIG}::HUGEINT, NULL]", [BIG, None]),
+    (f"{{'hugeint': [{BIG}::UHUGEINT]}}", f"{{'hugeint': [{BIG}]}}"),
+    (f"MAP {{{BIG}::HUGEINT: NULL}}", f"{{{BIG}=NULL}}"),
+    ("[1, NULL]::INTEGER[2]", [1, None]),
+    ("[['a', 'b'], ['c', NULL]]::VARCHAR[2][2]", [["a", "b"], ["c", None]]),
+    ("[[1.5], []]::DOUBLE[][2]", [[1.5], []]),
     ("{'a': 1, 'b': [2]}", "{'a': 1, 'b': [2]}"),
     ("MAP {'k': 1}", "{k=1}"),
     ("[DATE '2026-01-02']", "[2026-01-02]"),
@@ -310,7 +319,8 @@ async def test_parquet_has_the_types(projector: Projector, tmp_path: Path) -> No
     for n, sql in enumerate(there):
         column = f'"c{n} "",\'"'
         same = connection.execute(
-            f"SELECT {column} IS NOT DISTINCT FROM ({sql}), typeof({column}) "  # noqa: S608 - ours
+            f"SELECT {column} IS NOT DISTINCT FROM ({sql}) AND CAST({column} AS "  # noqa: S608 - ours
+            f"VARCHAR) IS NOT DISTINCT FROM CAST({sql} AS VARCHAR), typeof({column}) "
             "FROM read_parquet($file)",
             {"file": str(target)},
         ).fetchone()

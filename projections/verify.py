@@ -190,10 +190,16 @@ class _Verification:
             for run in self._runs(source, after, upto):
                 for row in filter(None, map(made, run)):
                     must[row.number] = [row]
-            self.lines += sum(map(len, there.values()))
+            self._count(kind, sum(map(len, there.values())))
             for number in sorted(there.keys() | must.keys()):
                 one = [must.get(number, []), there.get(number, [])]
                 yield from self._message(kind, *one)
+
+    def _count(self, kind: type[Row], there: int) -> None:
+        if kind is LogRow:
+            self.lines += there
+        else:
+            self.rows += there
 
     def _message(
         self, kind: type[M], must: list[M], there: list[M]

@@ -34,6 +34,7 @@ from events.names import EVENTS, Key
 from events.rawlog import Raw
 from events.timetable import Definition, Ran
 from events.triggers import Posted
+from projections import follower
 from projections.fold import ENDED
 from projections.projector import Projector
 
@@ -467,3 +468,23 @@ async def test_two_rebuilds_at_once(tmp_path: Path) -> None:
         assert (await first).messages == 0
     with pytest.raises(FolderInUse):
         await projector.rebuild()
+
+
+async def test_what_its_stream_has_no_more_goes_within_a_minute(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines that ``wake cleanup --logs-days`` deletes are not found for long."""
+    assert follower.EXPIRY <= 60
+    monkeypatch.setattr(follower, "EXPIRY", 0.01)
+    said = "SELECT message FROM logs"
+    logs, key = Logs.empty(), Key("ada", "one")
+    for n in range(3):
+        logs.line(key, "start", f"line {n}")
+    async with projecting(model, logs) as projector:
+        await settled(projector)
+        log: Any = logs.logs
+        log.delete(1)
+        log.delete(2)
+        async with asyncio.timeout(PATIENCE):
+            while await ask(projector, said) != [("line 2",)]:  # noqa: ASYNC110 - a test's wait
+                await asyncio.sleep(0.005)

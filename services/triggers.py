@@ -23,7 +23,7 @@ from events.cloudevents import Trigger, read, wants_answer
 from events.commit import Recorded
 from events.errors import InvalidInput, Retryable, Unavailable, WakeError
 from events.execution import Execution
-from events.names import EVERYBODY, LANES, Key, split_trigger
+from events.names import EVERYBODY, LANES, Key, check_id
 from events.spec import Lane
 from events.triggers import Posted, Triggers
 from services.handler import Handler
@@ -300,7 +300,7 @@ class Waker:
     async def _tell_refused(self, posted: Posted, error: WakeError) -> None:
         try:
             answer = wants_answer(posted)
-            user, _ = split_trigger(posted.subject)
+            user = check_id(posted.subject.split(".")[1])  # or all: it may hear, too
         except InvalidInput:
             return
         if answer is not None:

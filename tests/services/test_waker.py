@@ -644,14 +644,25 @@ async def test_what_is_no_trigger_is_logged_and_the_next_one_wakes(
         assert len(line) < 400
 
 
-async def test_a_refusal_is_answered_too(room: Room) -> None:
-    """With a code for programs and a message for people."""
-    async with room.reactor(), room.inbox.answers("ada", "t-1") as answers:
-        await room.outside.send("triggers.ada.a", b"{", {"Wake-Answer": "t-1"})
+@pytest.mark.parametrize(
+    ("subject", "user", "why"),
+    [
+        ("triggers.ada.a", "ada", "not JSON"),
+        ("triggers.all.a", "all", "not JSON"),
+        ("triggers.ada.ci$done", "ada", "event type 'ci$done' is not allowed"),
+        ("triggers.ada." + 129 * "a." + "b", "ada", "event type 'a.a.a."),
+    ],
+)
+async def test_a_refusal_is_answered_too(
+    room: Room, subject: str, user: str, why: str
+) -> None:
+    """With a code for programs and a message for people, also of what type it is."""
+    async with room.reactor(), room.inbox.answers(user, "t-1") as answers:
+        await room.outside.send(subject, b"{", {"Wake-Answer": "t-1"})
         async with asyncio.timeout(LIMIT):
             answer = msgspec.json.decode(await answers.get())
     assert (answer["accepted"], answer["code"]) == (False, "invalid_input")
-    assert answer["message"].startswith("not JSON")
+    assert answer["message"].startswith(why)
     assert "woken" not in answer
 
 

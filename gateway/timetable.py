@@ -5,6 +5,7 @@ from datetime import datetime
 
 import msgspec
 
+from events.errors import Corrupt, Deleted, UnknownEvent
 from events.names import Key, check_id
 from events.tablestream import JetStreamTimetable
 from events.timetable import Definition, Entry, Missed, Overlap
@@ -90,7 +91,12 @@ async def _run_status(log: Log, entry: Entry) -> str:
     if not ran.execution:
         return ""
     key = Key(definition.user, ran.execution)
-    state = (await Handler(log.journal, "cli").load(key)).state
+    try:
+        state = (await Handler(log.journal, "cli").load(key)).state
+    except Deleted:
+        return "gone"
+    except (Corrupt, UnknownEvent):
+        return "cannot be read"
     return state.status if state.version else "gone" if ran.begun else "asked for"
 
 

@@ -135,9 +135,10 @@ class Recurring:
         if not entry.ran.begun:
             return False
         key = Key(entry.definition.user, entry.ran.execution)
-        tip = await self._handler.journal.tip(key)  # or its end could be overlooked
-        state = (await self._handler.load(key, at_least=tip)).state
-        return state.version > 0 and not state.final  # 0: deleted since
+        # Not what it says but where it went: that is known of one that is damaged,
+        # or deleted in part, and those must not end the schedule.
+        last = await self._handler.journal.last(key)
+        return last is not None and last.route != "finished"
 
     async def _start_waiting(self, entry: Entry) -> Entry:
         """Start the run that waits, if the one before is over."""

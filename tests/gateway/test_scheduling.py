@@ -1,5 +1,6 @@
 """Starts at a time and schedules, as the commands that users type."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,6 +11,10 @@ import pytest
 import waking
 from serving import embedded
 from waking import facts, wake
+
+from events.names import EVENTS, Key, commit_subject
+from gateway import address
+from gateway.composition import connect
 
 TICK = "script:\nsay tick\n"
 
@@ -83,6 +88,40 @@ def test_a_schedule_runs_again_and_again(served: Path) -> None:
     assert len(found) >= row["started"]
     for execution in found[:2]:
         assert there(served, "watch", execution, "--json").last["output"] == "tick"
+
+
+def test_a_run_that_is_damaged_hides_no_schedule(served: Path) -> None:
+    """It is told of that one; the others are listed."""
+    add = ("schedule", "add", "hurt", TICK, "--every", "1s", "--workspace", ".")
+    assert there(served, *add).code == 0
+    while not rows(served)["hurt"]["started"]:
+        pass
+    there(served, "schedule", "pause", "hurt")
+    run = rows(served)["hurt"]["execution"]
+    assert there(served, "watch", run).code == 0
+    damage(served, run)
+    assert rows(served)["hurt"]["run_status"] == "cannot be read"
+    assert there(served, "schedule", "rm", "hurt").code == 0
+
+
+def damage(cwd: Path, execution: str) -> None:
+    """Lose the first commit of an execution."""
+
+    async def main() -> None:
+        login = address.read(cwd / "data")
+        assert login is not None
+        wire = await connect(login)
+        try:
+            subject = commit_subject(Key("local", execution), "agents")
+            query = json.dumps({"last_by_subj": subject}).encode()
+            found = await wire.request(f"$JS.API.STREAM.MSG.GET.{EVENTS}", query)
+            lost = {"seq": json.loads(found.data)["message"]["seq"]}
+            api = f"$JS.API.STREAM.MSG.DELETE.{EVENTS}"
+            await wire.request(api, json.dumps(lost).encode())
+        finally:
+            await wire.close()
+
+    asyncio.run(main())
 
 
 def test_a_schedule_by_the_clock_of_a_zone(served: Path) -> None:

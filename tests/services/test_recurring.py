@@ -267,6 +267,26 @@ async def test_a_run_that_was_deleted_is_over(office: Office) -> None:
     assert office.runs() == ["12:15", "12:30"]
 
 
+@pytest.mark.parametrize("overlap", ["skip", "queue", "parallel"])
+@pytest.mark.parametrize("purged", [True, False])
+async def test_a_run_that_cannot_be_read_does_not_end_its_schedule(
+    office: Office, overlap: str, *, purged: bool
+) -> None:
+    """Deleted in part, or damaged: whether it is over, its last commit tells."""
+    async with office.serving():
+        await office.add(overlap=overlap)
+        await office.after(minutes=15)
+        await office.end()
+        first = office.journal._log[0]
+        assert first is not None
+        if purged:
+            janitor = Handler(office.journal, "janitor")
+            await janitor.handle(first.key, lambda run: run.purge("retention"))
+        await office.journal._delete(first.position)
+        await office.after(minutes=15)
+        assert office.entry.ran.started == 2
+
+
 # ── nobody was there ─────────────────────────────────────────────────────────
 
 

@@ -12,6 +12,7 @@ from logs import Log
 
 from events import catalog as e
 from events import commands as c
+from events.commit import Recorded
 from events.errors import Deleted, Misconfigured, NotFound, Unavailable
 from events.execution import Execution
 from events.faulty import FaultyJournal, Plan
@@ -386,6 +387,22 @@ async def test_two_at_once_delete_everything_once(house: House) -> None:
     await house.family(("one", finish))
     both = await asyncio.gather(house.clean(), house.clean())
     assert not [one.problem for swept in both for one in swept if one.problem]
+    assert await house.there() == set()
+
+
+async def test_what_another_deleted_meanwhile_is_not_damaged(house: House) -> None:
+    """Nobody is told to restore a backup for what was to be deleted, and is."""
+
+    class Overtaken(FaultyJournal):
+        """Another one is done with everything before this one appends."""
+
+        async def _publish(self, new: Recorded, after: int) -> int:
+            await house.clean()
+            return await super()._publish(new, after)
+
+    await house.made("old", finish)
+    late = house.janitor(Overtaken(house.journal, Plan()))
+    assert await house.clean(late) == []
     assert await house.there() == set()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
+from events.errors import Misconfigured
 from events.names import EVENTS
 from events.rawlog import Extent, Raw, RawLog
 from projections.database import log_of
@@ -60,12 +61,21 @@ async def rebuild(path: Path, sources: Sources) -> Rebuilt:
 
     Raises Unavailable, and Misconfigured when it cannot be written.
     """
+    _check(path)
     began = time.monotonic()
     try:
         messages = await _build(path, sources, bulk=True)
     except Unfit:
         messages = await _build(path, sources, bulk=False)
     return Rebuilt(messages=messages, seconds=time.monotonic() - began)
+
+
+def _check(path: Path) -> None:
+    """Raise Misconfigured if no file could be put there once it is built."""
+    if path.is_dir():
+        raise Misconfigured(
+            f"the read model {path} is a directory: name a file (projector.file)"
+        )
 
 
 async def _build(path: Path, sources: Sources, *, bulk: bool) -> int:

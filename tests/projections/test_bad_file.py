@@ -18,6 +18,7 @@ from events.errors import Misconfigured
 from events.names import Key
 from projections import schema, store
 from projections.projector import Projector
+from projections.rebuild import rebuild
 
 
 @pytest.fixture
@@ -55,6 +56,16 @@ async def test_a_file_of_another_version_is_rebuilt(
         assert await ask(projector, "FROM about") == [(schema.fingerprint(),)]
         assert await ask(projector, "SELECT status FROM executions") == [("running",)]
     assert drift(model, raws(logs.events)) == []
+
+
+async def test_in_place_of_a_directory_nothing_is_built(tmp_path: Path) -> None:
+    """It is said before the log is read, and the directory stays as it is."""
+    model = tmp_path
+    logs = Logs.empty()
+    with pytest.raises(Misconfigured, match="is a directory: name a file"):
+        await rebuild(model, logs)
+    assert "is a directory" in (await refused(model, logs)).lower()
+    assert not list(model.parent.glob(f"{model.name}.new*"))
 
 
 async def test_what_made_a_file_is_the_same_in_every_process() -> None:
@@ -135,6 +146,7 @@ from lifelike import interleaved
 from readmodels import Logs, settled
 from events.errors import Misconfigured
 from projections.projector import Projector
+from projections.rebuild import rebuild
 from projections.rebuild import rebuild
 
 model, logs = Path(sys.argv[1]), Logs.empty()

@@ -32,6 +32,11 @@ FREE = 2
 AGAIN = 0.05
 """Seconds until a query is told once more to stop: it may not have begun."""
 
+STOPPED = (
+    "the query was stopped: the read model is replaced or closed, or what is written "
+    "to it needs the memory; ask again"
+)
+
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """A query and its limits; ``values`` are those of ``?`` or of ``$name``.
@@ -168,7 +173,7 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     except Interrupted as error:
-        raise Unavailable("the query was stopped") from error
+        raise Unavailable(STOPPED) from error
 
 
 class _Asking:
@@ -203,13 +208,13 @@ class _Asking:
         """The next rows; none: that was all."""
         cursor = self._cursor
         if cursor is None or self._told.is_set():
-            raise Unavailable("the query was stopped")
+            raise Unavailable(STOPPED)
         with _stoppable():
             return cursor.fetch(most)
 
     def _open(self) -> Cursor:
         if self._told.is_set():
-            raise Unavailable("the query was stopped before it began")
+            raise Unavailable(STOPPED)
         cursor = self._cursor = self._open_cursor()
         return cursor
 

@@ -66,10 +66,12 @@ def exit_code(error: WakeError) -> Exit:
 
 
 class Interrupted(Exception):
-    """A signal ended the process before there was an execution."""
+    """A signal ended the process before there was an execution, or a file."""
 
-    def __init__(self, code: Exit) -> None:
-        super().__init__("interrupted before anything was started")
+    def __init__(
+        self, code: Exit, said: str = "interrupted before anything was started"
+    ) -> None:
+        super().__init__(said)
         self.code = code
 
 

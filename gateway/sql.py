@@ -3,8 +3,9 @@
 import errno
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import aclosing
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -14,6 +15,7 @@ import msgspec
 from events.errors import InvalidInput, Misconfigured, WakeError
 from gateway.asked import made
 from gateway.composition import Place
+from gateway.exits import Exit, Interrupted
 from gateway.output import complain, put_bytes
 from gateway.querying import Queries
 from gateway.reading import width_of
@@ -120,7 +122,7 @@ def _into(output: Path, kind: Kind, run: Run, *, force: bool) -> Format:
         part = output.with_name(f".wake-{secrets.token_hex(8)}")
         lines = part.with_suffix(".lines")
         try:
-            with (lines if kind == "parquet" else part).open("xb") as file:
+            with _ended(), (lines if kind == "parquet" else part).open("xb") as file:
                 filled = run(_formats(kind), _telling(file.write, where))
             if kind == "parquet":
                 parquet.write(lines, named(filled.columns), part)
@@ -131,6 +133,27 @@ def _into(output: Path, kind: Kind, run: Run, *, force: bool) -> Format:
     except OSError as error:
         raise _unwritable(where, error) from error
     return filled
+
+
+@contextmanager
+def _ended() -> Iterator[None]:
+    """Let SIGTERM end it as Ctrl-C does: what is half written is removed."""
+    told: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        told.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if told:
+            said = "told to end: nothing was written"
+            raise Interrupted(Exit.TOLD_TO_END, said) from error
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_free(output: Path, *, force: bool) -> None:

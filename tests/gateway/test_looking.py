@@ -338,6 +338,21 @@ def test_ctrl_c_stops_the_query(served: Path) -> None:
     assert _busy(served) == 0
 
 
+def test_what_is_told_to_end_leaves_nothing_half_written(
+    served: Path, tmp_path: Path
+) -> None:
+    """SIGTERM, as ``timeout`` sends it: no file, and no part of one."""
+    output = tmp_path / "rows.csv"
+    flags = ("--limit", "10000000", "--timeout", "600", "--output", str(output))
+    process = start(served, "sql", "FROM range(10_000_000)", *flags)
+    while not any(part.stat().st_size for part in tmp_path.iterdir()):
+        assert process.poll() is None
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.count("\n")) == (143, 1), err
+    assert list(tmp_path.iterdir()) == []
+
+
 def _stats(place: Path) -> dict[str, object]:
     async def asked() -> bytes:
         login = address.read(place / ".wake")

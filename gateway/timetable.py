@@ -111,12 +111,12 @@ def _table(rows: list[Row]) -> Iterator[str]:
     if not rows:
         yield 'no schedule is here: add one with wake schedule add NAME "PROMPT"'
         return
-    yield f"{'NAME':20}  {'NEXT':19}  {'LAST':19}  {'LAST RUN':12}  WHEN"
+    yield f"{'NAME':20}  {'NEXT':19}  {'LAST':19}  {'LAST RUN':14}  WHEN"
     for row in rows:
         following = moment(row.next) if row.status == "active" else row.status
         run = row.outcome if row.outcome in NOT_RUN else row.run_status or "-"
         name = row.name if row.user == "local" else f"{row.user}/{row.name}"
         yield (
             f"{name:20}  {following:19}  {moment(row.last):19}  "
-            f"{one_line(run):12}  {one_line(row.when)}"
+            f"{one_line(run):14}  {one_line(row.when)}"
         )

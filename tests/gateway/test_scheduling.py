@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import waking
@@ -13,7 +13,8 @@ from serving import embedded
 from waking import facts, wake
 
 from events.names import EVENTS, Key, commit_subject
-from gateway import address
+from events.state import Status
+from gateway import address, timetable
 from gateway.composition import connect
 
 TICK = "script:\nsay tick\n"
@@ -102,6 +103,31 @@ def test_a_run_that_is_damaged_hides_no_schedule(served: Path) -> None:
     damage(served, run)
     assert rows(served)["hurt"]["run_status"] == "cannot be read"
     assert there(served, "schedule", "rm", "hurt").code == 0
+
+
+@pytest.mark.parametrize("status", get_args(Status))
+def test_the_columns_of_a_list_stand_under_each_other(status: Status) -> None:
+    """However the last run stands."""
+    row = timetable.Row(
+        name="n",
+        user="local",
+        when="every 5 s",
+        status="active",
+        overlap="skip",
+        missed="once",
+        next=None,
+        last=None,
+        outcome="started",
+        execution="e",
+        run_status=status,
+        started=1,
+        skipped=0,
+        times_missed=0,
+        by="user:local",
+        changed=datetime.now(UTC),
+    )
+    heads, line = timetable._table([row])
+    assert heads.index("WHEN") == line.index("every 5 s")
 
 
 def damage(cwd: Path, execution: str) -> None:

@@ -15,6 +15,9 @@ from projections.queries import Column
 TOGETHER = 1_000
 """Rows of a table that are aligned with each other: as many as are held at once."""
 
+LINE_END = "\r\n"
+"""Of CSV, as RFC 4180 has it."""
+
 Write = Callable[[bytes], object]
 
 
@@ -116,7 +119,8 @@ class Csv(Format):
 
     def row(self, values: Sequence[Any]) -> None:
         """Take a row."""
-        self.write(",".join(map(_field, values)).encode(errors="replace") + b"\r\n")
+        line = ",".join(map(_field, values)) + LINE_END
+        self.write(line.encode(errors="replace"))
 
 
 _json: Final = msgspec.json.Encoder().encode
@@ -138,5 +142,6 @@ def _field(value: Any) -> str:
     if value == "":
         return '""'
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([_text(value)])
-    return line.getvalue()
+    # What a line ends with is quoted within a field; so it has to be named here.
+    csv.writer(line, lineterminator=LINE_END).writerow([_text(value)])
+    return line.getvalue().removesuffix(LINE_END)

@@ -1,6 +1,8 @@
 """``wake ls``, ``usage``, ``search`` and ``sql``: on a service, and where none runs."""
 
 import asyncio
+import csv
+import io
 import json
 import os
 import re
@@ -22,7 +24,7 @@ from gateway import address
 from gateway.asked import Filters, grouped, when
 from gateway.composition import connect
 from gateway.shown import aligned
-from gateway.sqlformats import named
+from gateway.sqlformats import Csv, named
 from projections.queries import Column
 
 LONG = "SELECT range AS number, repeat('x', 20) AS text FROM range(9000)"
@@ -211,8 +213,8 @@ def test_sql_in_every_form(served: Path, tmp_path: Path) -> None:
         "empty": "",
         "day": "2026-01-02",
     }
-    csv = wake(served, "sql", sql, "--format", "csv").out
-    assert csv.splitlines() == [
+    commas = wake(served, "sql", sql, "--format", "csv").out
+    assert commas.splitlines() == [
         "user,price,nothing,empty,day",
         'ada,1.50,,"",2026-01-02',
         'bob,1.50,,"",2026-01-02',
@@ -422,6 +424,18 @@ def test_columns_have_different_names() -> None:
     names = [column.name for column in named(columns)]
     assert names[0] == "a"
     assert len(set(names)) == 5
+
+
+def test_csv_reads_back_as_it_was() -> None:
+    """Line ends, quotes and commas are within their field, also in a heading."""
+    values = ["a\nb", "c\rd", "\r\n", '"', ",", " s ", "'", 'x,\n"', "", "é"]
+    written = bytearray()
+    form = Csv(written.extend)
+    form.begin([Column(name=f"{v}#", type="VARCHAR") for v in values])
+    form.row(values)
+    text = io.StringIO(written.decode(), newline="")
+    heads, row = csv.reader(text, strict=True)
+    assert (heads, row) == ([f"{v}#" for v in values], values)
 
 
 def test_columns_stand_under_each_other() -> None:

@@ -279,7 +279,9 @@ class ScheduleRow(Row):
         datetime | None, "When it was last changed; none: it was removed, and ran yet."
     ]
     defined_by: Annotated[str, "By whom."]
-    next_at: Annotated[datetime | None, "When it starts the next run."] = None
+    next_at: Annotated[
+        datetime | None, "The time after the last that came; none before the first."
+    ] = None
     execution: Annotated[str | None, "The last run."] = None
     run_for: Annotated[datetime | None, "The time that the last run was for."] = None
     outcome: Annotated[

@@ -9,7 +9,7 @@ import msgspec
 
 from events.errors import InvalidInput
 from gateway.listing import checked
-from gateway.shown import ACTIVE, AWAITING, COUNTS, STUCK, Shown
+from gateway.shown import ACTIVE, AWAITING, COUNTS, NONE_LIKE, STUCK, Shown
 from gateway.times import moment_of, seconds_of
 from projections import queries as q
 from services.handler import utc_now
@@ -85,7 +85,8 @@ class Filters:
             created_from=when(self.since, "--since"),
             created_to=when(self.until, "--until"),
         )
-        return "count", request, COUNTS
+        nothing = COUNTS._replace(none=NONE_LIKE)
+        return "count", request, COUNTS if self.plain else nothing
 
     def _active(self) -> Query:
         self.only("--active", "user", "after")

@@ -15,7 +15,7 @@ from gateway.querying import NoProjector, Queries
 from gateway.reading import width_of
 from gateway.readmodel import ask, opened
 from gateway.settings import Settings
-from gateway.shown import EMPTY, Shown, aligned
+from gateway.shown import EMPTY, NONE_LIKE, Shown, aligned
 from gateway.wording import one_line
 from projections import queries as q
 
@@ -114,7 +114,7 @@ def _end(where: Where, filters: Filters, *, shown: int, there: int) -> None:
     elif filters.plain:
         put(f"none is {' or '.join(filters.request().status)}")
     else:
-        put("no execution is like that")
+        put(NONE_LIKE)
 
 
 def _go_on(where: Where, request: Any, cursor: str | None) -> None:

@@ -11,6 +11,8 @@ from projections import queries as q
 
 EMPTY = 'nothing has run here yet: start with wake run "PROMPT"'
 
+NONE_LIKE = "no execution is like that"
+
 
 class Shown(NamedTuple):
     """How items are shown to people: headings, cells, and what is said of none."""

@@ -23,7 +23,7 @@ from events.errors import InvalidInput
 from gateway import address
 from gateway.asked import Filters, grouped, when
 from gateway.composition import connect
-from gateway.shown import aligned
+from gateway.shown import NONE_LIKE, aligned
 from gateway.sqlformats import Csv, named
 from projections.queries import Column
 
@@ -139,6 +139,8 @@ def test_counts_and_the_like(served: Path) -> None:
     assert wake(served, "ls", "--count").out.startswith("STATUS")
     (active,) = rows(wake(served, "ls", "--active", "--json"))
     assert (active["user"], active["awaiting"]) == ("local", 1)
+    none = wake(served, "ls", "--count", "--user", "eve").out
+    assert none == wake(served, "ls", "--user", "eve").out == f"{NONE_LIKE}\n"
     assert wake(served, "ls", "--stuck").out == "nothing is stuck\n"
     (waiting,) = rows(wake(served, "ls", "--awaiting", "ci.done", "--json"))
     assert waiting["event_type"] == "ci.done"

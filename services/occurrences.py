@@ -20,6 +20,9 @@ MINUTE = 60.0
 
 SHOW = 'write MINUTE HOUR DAY MONTH WEEKDAY, as in "0 9 * * 1-5"'
 
+OWN = "localtime"
+"""No zone but that of the machine, which some systems have among the files."""
+
 AGAIN = 4
 """Looks for a time that is later: where clocks are turned back, one is earlier."""
 
@@ -105,4 +108,5 @@ def zone_of(name: str) -> ZoneInfo:
 
 @lru_cache(maxsize=1)
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    """The names of the IANA database: the same wherever a service runs."""
+    return frozenset(available_timezones() - {OWN})

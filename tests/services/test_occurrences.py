@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from hypothesis import given
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from timetables import definition
 
 from events.errors import InvalidInput
+from services import occurrences
 from services.occurrences import check, following, least_gap, zone_of
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -187,6 +188,17 @@ def test_what_is_no_zone_is_no_file_either(zone: str) -> None:
     """Only names of the database are looked up."""
     with pytest.raises(InvalidInput, match="no time zone"):
         zone_of(zone)
+
+
+def test_where_a_service_runs_does_not_say_when(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Debian has the zone of the machine among the files: it is another elsewhere."""
+    found = available_timezones() | {"localtime"}
+    monkeypatch.setattr(occurrences, "available_timezones", lambda: found)
+    occurrences._zones.cache_clear()
+    with pytest.raises(InvalidInput, match="no time zone 'localtime'"):
+        zone_of("localtime")
 
 
 def test_a_schedule_is_one_thing() -> None:

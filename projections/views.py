@@ -28,10 +28,15 @@ UNION ALL
 SELECT {columns} FROM executions_done WHERE {condition}"""
 
 
-OWN_STEPS = f"""\
-SELECT s.* FROM steps s ANTI JOIN (
+def own(table: str) -> str:
+    """The rows of a table without those that a fork copied from its source."""
+    return f"""\
+SELECT t.* FROM {table} t ANTI JOIN (
 {both("eid, origin_version", "origin_version IS NOT NULL")}
-) f ON f.eid = s.eid AND s.version <= f.origin_version"""
+) f ON f.eid = t.eid AND t.version <= f.origin_version"""
+
+
+OWN_STEPS = own("steps")
 
 NOW = "make_timestamp(epoch_us(now()))"
 
@@ -131,7 +136,7 @@ FROM ({OWN_STEPS}) GROUP BY ALL""",
         f"""\
 SELECT tool, count(*) AS calls, count(*) FILTER (outcome <> 'success') AS failed,
   {_percentiles("latency_ms")}
-FROM tool_calls WHERE phase = 'done' GROUP BY ALL""",
+FROM ({own("tool_calls")}) WHERE phase = 'done' GROUP BY ALL""",
     ),
     View(
         "queue_times",
@@ -145,7 +150,7 @@ FROM tool_calls WHERE phase = 'done' GROUP BY ALL""",
         f"""\
 SELECT date_trunc('hour', started_at) AS hour, lane, count(*) AS attempts,
   {_percentiles("waited * 1000")}
-FROM attempts WHERE waited IS NOT NULL GROUP BY ALL""",
+FROM ({own("attempts")}) WHERE waited IS NOT NULL GROUP BY ALL""",
     ),
     View(
         "queued",

@@ -101,7 +101,7 @@ async def test_failures_say_why(projector: Projector) -> None:
 
 
 async def test_latencies(projector: Projector) -> None:
-    """Half, nine tenths and so on, of models and of tools."""
+    """Half, nine tenths and so on, of models and of tools; once what was copied."""
     found = await ask(
         projector,
         "SELECT steps, p50_ms, max_ms FROM step_latency WHERE model = 'big'",
@@ -110,17 +110,17 @@ async def test_latencies(projector: Projector) -> None:
     found = await ask(
         projector, "SELECT tool, calls, failed, p50_ms, max_ms FROM tool_latency"
     )
-    assert found == [("look", 6, 3, 20.0, 30.0)]
+    assert found == [("look", 4, 2, 20.0, 30.0)]
 
 
 async def test_queue_times(projector: Projector) -> None:
-    """How long work waited, and what waits now."""
+    """How long work waited, once what was copied; and what waits now."""
     found = await ask(
         projector,
         "SELECT attempts, max_ms FROM queue_times "
         "WHERE hour = '2026-01-01' AND lane = 'agents'",
     )
-    assert found == [(5, 4000.0)]
+    assert found == [(4, 4000.0)]
     found = await ask(
         projector, "SELECT lane, executions, seconds > 600 FROM queued ORDER BY 1"
     )

@@ -122,16 +122,25 @@ def _into(output: Path, kind: Kind, run: Run, *, force: bool) -> Format:
         part = output.with_name(f".wake-{secrets.token_hex(8)}")
         lines = part.with_suffix(".lines")
         try:
-            with _ended(), (lines if kind == "parquet" else part).open("xb") as file:
-                filled = run(_formats(kind), _telling(file.write, where))
-            if kind == "parquet":
-                parquet.write(lines, named(filled.columns), part)
+            with _ended():
+                filled = _write(part, lines, kind, partial(run, _formats(kind)), where)
             _put_in_place(part, output, force=force)
         finally:
             for rest in (part, lines):
                 rest.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(where, error) from error
+    return filled
+
+
+def _write(
+    part: Path, lines: Path, kind: Kind, run: Callable[[Write], Format], where: str
+) -> Format:
+    """Write all of it to ``part``; what becomes Parquet goes to ``lines`` first."""
+    with (lines if kind == "parquet" else part).open("xb") as file:
+        filled = run(_telling(file.write, where))
+    if kind == "parquet":
+        parquet.write(lines, named(filled.columns), part)
     return filled
 
 
@@ -174,8 +183,6 @@ def _telling(write: Write, where: str) -> Write:
     def written(data: bytes) -> object:
         try:
             return write(data)
-        except BrokenPipeError:
-            raise
         except OSError as error:
             raise _unwritable(where, error) from error
 

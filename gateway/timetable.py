@@ -13,7 +13,7 @@ from gateway.composition import Log, Place, with_log
 from gateway.output import put, put_json
 from gateway.wording import moment, one_line
 from services.handler import Handler
-from services.schedules import next_time, status
+from services.schedules import foreseen, status
 
 NOT_RUN = ("queued", "skipped", "missed")
 """What may become of a time for which no run was started."""
@@ -71,7 +71,7 @@ async def _row(log: Log, entry: Entry) -> Row:
         status=status(definition),
         overlap=definition.overlap,
         missed=definition.missed,
-        next=next_time(entry),
+        next=foreseen(entry),
         last=ran.due,
         outcome=ran.outcome or "",
         execution=ran.execution,

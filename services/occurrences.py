@@ -52,7 +52,7 @@ def check(definition: Definition, least: float) -> None:
         raise InvalidInput("a schedule has either cron or every: give one of them")
     if definition.cron:
         _check_cron(definition.cron)
-        zone_of(definition.zone)
+        _check_zone(definition.zone)
     elif definition.zone != "UTC":
         raise InvalidInput("an interval has no time zone: leave time_zone out")
     if following(definition, definition.since) is None:
@@ -76,6 +76,15 @@ def _check_cron(cron: str) -> None:
         CronSim(cron, datetime.now(UTC))
     except CronSimError as error:
         raise InvalidInput(f"cron {cron!r}: {str(error).lower()}; {SHOW}") from error
+
+
+def _check_zone(name: str) -> None:
+    """Raise InvalidInput unless it means the same wherever a service runs."""
+    zone_of(name)
+    if name == OWN:
+        raise InvalidInput(
+            f"{name!r} is another zone on another machine: name it (as Europe/Berlin)"
+        )
 
 
 def least_gap(cron: str) -> float:
@@ -108,5 +117,4 @@ def zone_of(name: str) -> ZoneInfo:
 
 @lru_cache(maxsize=1)
 def _zones() -> frozenset[str]:
-    """The names of the IANA database: the same wherever a service runs."""
-    return frozenset(available_timezones() - {OWN})
+    return frozenset(available_timezones())

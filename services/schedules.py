@@ -6,6 +6,7 @@ with who asked for it and when. Whoever starts the runs stands in ``recurring.py
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
@@ -210,6 +211,13 @@ def next_time(entry: Entry) -> datetime | None:
     return (
         ran.next if entry.current else occurrences.following(definition, definition.at)
     )
+
+
+def foreseen(entry: Entry) -> datetime | None:
+    """The same, for who only looks: None, too, if this machine knows no such zone."""
+    with suppress(InvalidInput):
+        return next_time(entry)
+    return None
 
 
 def status(definition: Definition) -> str:

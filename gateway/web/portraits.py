@@ -13,7 +13,7 @@ from events.state import State
 from events.timetable import Entry
 from gateway.web import shapes
 from projections import queries as q
-from services.schedules import next_time, status
+from services.schedules import foreseen, status
 
 
 def detail(
@@ -217,7 +217,7 @@ def schedule(entry: Entry) -> shapes.Scheduled:
         time_zone=definition.zone,
         overlap=definition.overlap,
         missed=definition.missed,
-        next=next_time(entry),
+        next=foreseen(entry),
         last=ran.due,
         last_outcome=ran.outcome or "",
         last_execution=ran.execution,

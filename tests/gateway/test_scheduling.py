@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -10,10 +10,13 @@ from typing import Any, get_args
 import pytest
 import waking
 from serving import embedded
+from timetables import definition
 from waking import facts, wake
 
 from events.names import EVENTS, Key, commit_subject
 from events.state import Status
+from events.tablestream import JetStreamTimetable
+from events.wire import Wire
 from gateway import address, timetable
 from gateway.composition import connect
 
@@ -130,20 +133,42 @@ def test_the_columns_of_a_list_stand_under_each_other(status: Status) -> None:
     assert heads.index("WHEN") == line.index("every 5 s")
 
 
+def test_a_zone_that_is_unknown_here_hides_no_schedule(served: Path) -> None:
+    """As on a machine with an older database: when it comes next is left open."""
+    plan = definition("mars", "local", cron="0 9 * * *", zone="Mars/Olympus")
+
+    async def store(wire: Wire) -> None:
+        await JetStreamTimetable(wire).define(plan)
+
+    on_the_wire(served, store)
+    row = rows(served)["mars"]
+    assert (row["next"], row["when"]) == (None, "0 9 * * * Mars/Olympus")
+    assert there(served, "schedule", "rm", "mars").code == 0
+
+
 def damage(cwd: Path, execution: str) -> None:
     """Lose the first commit of an execution."""
+
+    async def lose(wire: Wire) -> None:
+        subject = commit_subject(Key("local", execution), "agents")
+        query = json.dumps({"last_by_subj": subject}).encode()
+        found = await wire.request(f"$JS.API.STREAM.MSG.GET.{EVENTS}", query)
+        lost = {"seq": json.loads(found.data)["message"]["seq"]}
+        api = f"$JS.API.STREAM.MSG.DELETE.{EVENTS}"
+        await wire.request(api, json.dumps(lost).encode())
+
+    on_the_wire(cwd, lose)
+
+
+def on_the_wire(cwd: Path, do: Callable[[Wire], Awaitable[None]]) -> None:
+    """Do something on the server of a folder, past all commands."""
 
     async def main() -> None:
         login = address.read(cwd / "data")
         assert login is not None
         wire = await connect(login)
         try:
-            subject = commit_subject(Key("local", execution), "agents")
-            query = json.dumps({"last_by_subj": subject}).encode()
-            found = await wire.request(f"$JS.API.STREAM.MSG.GET.{EVENTS}", query)
-            lost = {"seq": json.loads(found.data)["message"]["seq"]}
-            api = f"$JS.API.STREAM.MSG.DELETE.{EVENTS}"
-            await wire.request(api, json.dumps(lost).encode())
+            await do(wire)
         finally:
             await wire.close()
 

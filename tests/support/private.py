@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Literal, Self, cast
 
 import msgspec
@@ -30,7 +31,7 @@ from events.messages import (
     UserMessage,
 )
 from events.spec import AgentSpec, Effect, Limits
-from gateway import cli, up
+from gateway import cli, parts, up
 from gateway.composition import Bench
 from services import handler
 from services.agents.loop import Means
@@ -201,15 +202,18 @@ class WrongClock(datetime):
 
 def main() -> None:
     """Be ``wake``."""
-    for name, value in {
-        "Bench": PrivateBench,
-        "Registry": PrivateRegistry,
-        "TOOLS": EFFECTS,
-    }.items():
-        setattr(up, name, value)
+    _put(up, "Bench", PrivateBench)
+    _put(parts, "Registry", PrivateRegistry)
+    _put(parts, "TOOLS", EFFECTS)
     if "FAULTS_CLOCK" in os.environ:
-        setattr(handler, "datetime", WrongClock)  # noqa: B010 - not to be seen by mypy
+        _put(handler, "datetime", WrongClock)
     if "FAULTS_GRACE" in os.environ:
-        recovery = partial(up.Recovery, grace=float(os.environ["FAULTS_GRACE"]))
-        setattr(up, "Recovery", recovery)  # noqa: B010 - see above
+        grace = float(os.environ["FAULTS_GRACE"])
+        _put(parts, "Recovery", partial(parts.Recovery, grace=grace))
     cli.main()
+
+
+def _put(module: ModuleType, name: str, value: Any) -> None:
+    """Put something in the place of what a module uses by that name."""
+    assert hasattr(module, name), f"{module.__name__} has no {name}"
+    setattr(module, name, value)

@@ -32,6 +32,7 @@ from projections.notices import (
     of_events,
     of_line,
 )
+from projections.purge import is_last
 from projections.ring import Topic
 from projections.standing import said, standing
 
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 16
 """Reads at the same time: after a restart everybody comes back at once."""
+
+REREADS = 3
+"""How often a history looks damaged before it is: a replica may leave one out."""
 
 LONGEST = 30.0
 """Seconds to wait for the next of what is known to be there."""
@@ -90,13 +94,18 @@ class Past:
     async def state(self, key: Key, upto: int, *, at_least: int) -> State | None:
         """Fold an execution as of a position; ``at_least`` is one in its history.
 
-        None if it was not there yet, or is deleted. Raises Corrupt and UnknownEvent
-        if it cannot be read, Unavailable.
+        None if it was not there yet, or is being deleted. Raises Corrupt and
+        UnknownEvent if it cannot be read, Unavailable.
         """
-        raws = await self._events.history(key, at_least=at_least)
-        history = sorted(map(decoded, raws), key=lambda r: r.commit.version)
-        known = [one for one in history if one.position <= upto]
-        return Execution.fold(key, known).state if known else None
+        damage = Corrupt()
+        for attempt in range(REREADS):
+            await asyncio.sleep(0.02 * attempt)
+            raws = await self._events.history(key, at_least=at_least)
+            try:
+                return _folded(key, raws, upto)
+            except Corrupt as error:
+                damage = error
+        raise damage
 
     async def _after(self, recorded: Recorded) -> State | None:
         key, position = recorded.key, recorded.position
@@ -196,6 +205,19 @@ class Past:
                 for number, one in lines(run):
                     if number <= upto:
                         yield one, cursor._replace(line=number)
+
+
+def _folded(key: Key, raws: Sequence[Raw], upto: int) -> State | None:
+    history = sorted(map(decoded, raws), key=lambda r: r.commit.version)
+    known = [one for one in history if one.position <= upto]
+    if not known or _leftover(history):
+        return None
+    return Execution.fold(key, known).state
+
+
+def _leftover(history: Sequence[Recorded]) -> bool:
+    """Whether this is the end of a history that is being deleted."""
+    return history[0].commit.version > 1 and is_last(history[-1].commit)
 
 
 def plain(recorded: Recorded) -> list[Numbered]:

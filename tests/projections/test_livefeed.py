@@ -209,6 +209,39 @@ async def test_one_that_cannot_be_read_is_not_said_to_be_missing(
     assert not caplog.records, "whoever asks logs it, or not"
 
 
+async def test_one_that_is_deleted_in_part_is_not_found() -> None:
+    """As over REST: what is left of it is no damage that a backup could mend."""
+    streams, story = Streams(), Story(ADA, AT)
+    story.running()
+    story.do(lambda x: x.fail(1, "ModelRefused", "no", retryable=False))
+    story.do(lambda x: x.purge("old"))
+    for recorded in story.log:
+        streams.store(recorded)
+    streams.events.delete(1)
+    async with running(streams.feed()) as feed:
+        with pytest.raises(NotFound, match="no execution one"):
+            await feed.now(ADA)
+
+
+async def test_what_a_replica_left_out_is_no_damage() -> None:
+    """It lags, and others answered for what came later: it is asked again."""
+    streams, seen = Streams(), 0
+    for recorded in commits(Random(1), ADA)[:5]:  # noqa: S311 - no secret
+        streams.store(recorded)
+    whole = streams.events.history
+
+    async def history(key: Key, *, at_least: int, after: int = 0) -> list[Raw]:
+        nonlocal seen
+        seen += 1
+        found = await whole(key, at_least=at_least, after=after)
+        return found if seen > 1 else found[:2] + found[3:]
+
+    async with running(streams.feed()) as feed:
+        streams.events.history, seen = history, 0  # type: ignore[method-assign]
+        _, state = await feed.now(ADA)
+    assert (state.version, seen) == (5, 2)
+
+
 async def test_one_created_a_moment_ago_is_found() -> None:
     """Though the feed has not seen it yet."""
     streams = Streams()

@@ -318,6 +318,8 @@ const STATUSES = {
   deleted: 404,
   invalid_input: 422,
   limit_reached: 429,
+  corrupt: 500,
+  unknown_event: 500,
 };
 const SPEAKING = 1000; // executions of which it is remembered how far what they say was heard
 const WHOLE = Infinity; // in place of a message's number in its commit: all of them

@@ -8,12 +8,14 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from gateway.web import asked, live, outlet, sessions
+from gateway.web import asked, live, outlet, problems, sessions
 from gateway.web.asked import Answer, order_of
 from projections.feedcursor import Cursor
 from projections.notices import KINDS, Payload, payload_of
 
-TEXT = (Path(__file__).parents[3] / "docs/live.md").read_text()
+ROOT = Path(__file__).parents[3]
+
+TEXT = (ROOT / "docs/live.md").read_text()
 
 
 def shown(what: str) -> list[Any]:
@@ -58,6 +60,20 @@ def test_the_page_shows_every_answer() -> None:
     for name, answer in answers.items():
         told = msgspec.convert(answer, kinds[name])
         assert msgspec.to_builtins(told) == answer
+
+
+def test_the_client_says_of_each_code_the_status_that_rest_has() -> None:
+    """0 would say that nothing was answered."""
+    source = (ROOT / "gateway/static/wakestream.js").read_text()
+    listed = source.partition("const STATUSES = {")[2].partition("}")[0]
+    told = {name: int(status) for name, status in re.findall(r"(\w+): (\d+)", listed)}
+    codes = set(re.findall(r"[a-z_]+", " ".join(table("code"))))
+    # It subscribes to nothing twice, a bad token ends its socket, and what passes
+    # is asked for again.
+    never = {"already_subscribed", "too_many_requests", "unavailable"}
+    assert codes - never <= told.keys()
+    rest = {name: problems.STATUSES.get(name, 500) for name in told}
+    assert told == rest
 
 
 def test_the_page_names_every_close_code() -> None:

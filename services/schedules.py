@@ -30,7 +30,6 @@ from services.requests import (
 MAX_DEFINITION = 64 * 1024
 """Bytes of a definition: each of its revisions is kept."""
 
-
 LAST = 16
 """Commands that are known of each schedule: who sends again does so soon."""
 
@@ -168,8 +167,8 @@ class Schedules:
         if known is None and before is None:
             raise _not_found(name)
         if known is not None:
-            if before is not None and before.cause == asked.cause:
-                return _answer(known, asked.cause)  # it is another, made since
+            if before is not None and _removed_before(before, known, asked):
+                return _answer(known, asked.cause)
             removal = Removal(
                 at=self._clock(),
                 by=asked.by,
@@ -232,8 +231,17 @@ def _answer(entry: Entry, cause: str) -> Answer:
         accepted=True,
         position=entry.definition.revision,
         status=status(entry.definition),
-        next=next_time(entry),
+        next=foreseen(entry),
     )
+
+
+def _removed_before(removal: Removal, known: Entry, asked: Asked) -> bool:
+    """Whether this command removed another, and what is there was made since.
+
+    If it is the same, its removal was written down and then cut off.
+    """
+    same = removal.definition.revision == known.definition.revision
+    return removal.cause == asked.cause and not same
 
 
 def _not_found(name: Name) -> NotFound:

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from clerks import START, Clerk, clerk
 from inboxes import JetStreamBox
+from msgspec.structs import replace
 from nats_server import NatsServer
 from timetables import JetStreamTable, Table
 
 from events.errors import Unavailable
 from events.inbox import MemoryInbox
 from events.names import Key
-from events.timetable import Definition, MemoryTimetable
+from events.timetable import Definition, MemoryTimetable, Name, Removal
 from services import lifecycle
 from services.requests import Answer
 from services.schedules import LAST, Allowance, Schedules
@@ -273,6 +274,43 @@ async def test_a_definition_of_unknown_outcome_is_asked_again(
     monkeypatch.setattr(lifecycle, "PAUSES", (0.001,) * 100)
     async with clerk(schedules=Schedules(Reluctant())) as to:
         assert (await to.ask("schedule", KEY, **NINE)).accepted
+
+
+class Halting(MemoryTimetable):
+    """Writes down a removal, and is out of reach before it takes effect."""
+
+    halts = True
+
+    async def remove(self, name: Name, removal: Removal) -> None:
+        """Remove it; not at first."""
+        if self.halts:
+            self.halts, self._removed[name] = False, removal
+            raise Unavailable("no answer, on purpose")
+        await super().remove(name, removal)
+
+
+async def test_a_removal_that_was_cut_off_is_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The command comes again, and the schedule that it is about is there still."""
+    monkeypatch.setattr(lifecycle, "PAUSES", (0.001,) * 100)
+    timetable = Halting()
+    async with clerk(schedules=Schedules(timetable)) as to:
+        assert (await to.ask("schedule", KEY, **NINE)).accepted
+        assert (await to.ask("unschedule", KEY)).status == "removed"
+    assert await timetable.names() == []
+
+
+async def test_what_took_effect_is_not_said_to_be_refused() -> None:
+    """Though this machine does not know the zone of the schedule."""
+    timetable = MemoryTimetable()
+    definition = definition_of(KEY.user)
+    elsewhere = replace(definition, every=0, cron="0 9 * * *", zone="Mars/Base")
+    await timetable.define(elsewhere)
+    async with clerk(schedules=Schedules(timetable)) as to:
+        for verb, status in (("pause", "paused"), ("resume", "active")):
+            answer = await to.ask(f"{verb}_schedule", KEY)
+            assert (answer.accepted, answer.status, answer.next) == (True, status, None)
 
 
 async def test_without_a_timetable_it_is_refused() -> None:

@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 from events.errors import Unavailable, WakeError
 from gateway.web.guard import WHO, canonical
 from gateway.web.problems import problem, told
+from gateway.web.reading import EXPECTED
 from gateway.web.seldom import Seldom
 from services import metrics
 from services.telemetry import bound, failed, note, parent_in, span
@@ -110,6 +111,8 @@ class Attendant:
         except asyncio.CancelledError:
             self._log(request, 0, begun)
             raise
+        if EXPECTED in request:  # who keeps a body may send something else for it
+            response.force_close()
         self._log(request, response.status, begun)
         return response
 

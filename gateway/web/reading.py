@@ -20,7 +20,10 @@ SLOWEST: Final = 10.0
 """Seconds that a body may take to arrive."""
 
 EXPECTED: Final = web.RequestKey("expected", str)
-"""What a request expects before it sends its body (RFC 9110, section 10.1.1)."""
+"""What a request expects before it sends its body (RFC 9110, section 10.1.1).
+
+Not there any more once it was asked for.
+"""
 
 CONTINUE: Final = "100-continue"
 """All that can be expected here."""
@@ -34,7 +37,8 @@ def check_expected(request: web.Request) -> None:
 
 async def ask_for_body(request: web.Request) -> None:
     """Tell a sender that waits for it to send the body: it will be read."""
-    if EXPECTED in request and request.version >= HttpVersion11:
+    waits = request.pop(EXPECTED, None) is not None
+    if waits and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # that was no beginning of the answer
 

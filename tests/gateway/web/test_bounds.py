@@ -332,12 +332,17 @@ async def test_a_body_that_nobody_wants_is_not_asked_for(
     path: str,
     status: int,
 ) -> None:
-    """Its sender hears so at once, and may keep it."""
+    """Its sender hears so at once, and may keep it: nothing else comes after it.
+
+    What came in its place would be taken for it, be it another's through a proxy.
+    """
     somebody = ada if token is None else Caller(gateway.session, gateway.url, token)
     head = post(somebody, f"Content-Length: {length}", WAITING)
     async with socket(gateway) as one:
         await one.say(head.replace(b"/api/agents", path.encode(), 1))
-        assert (await one.head()).startswith(b"HTTP/1.1 %d " % status)
+        told = await one.head()
+        assert told.startswith(b"HTTP/1.1 %d " % status)
+        assert b"\r\nConnection: close\r\n" in told
 
 
 @pytest.mark.parametrize("path", ["/api/agents", "/healthz", "/nothing"])

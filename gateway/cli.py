@@ -50,10 +50,11 @@ def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer's callback
             version,
         )
 
-        try:
-            put(f"wake {version('wakestream')}")
-        except PackageNotFoundError:
-            put("wake (not installed)")
+        with told(as_json=False):
+            try:
+                put(f"wake {version('wakestream')}")
+            except PackageNotFoundError:
+                put("wake (not installed)")
         raise typer.Exit
 
 

@@ -118,14 +118,23 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _end(code: Exit, name: str, said: str, *, as_json: bool) -> None:
+    with _heard_or_not():
+        flush()
     complain(said)
     if as_json:
         message = said.removeprefix("wake: ").replace("\nwake: ", "; ")
-        try:
+        with _heard_or_not():
             put_json({"error": name, "message": message})
-        except Misconfigured:  # there is no room for that either
-            mute()
     raise SystemExit(int(code))
+
+
+@contextmanager
+def _heard_or_not() -> Iterator[None]:
+    """Go on where stdout takes no more: the process ends by a failure anyway."""
+    try:
+        yield
+    except Misconfigured:
+        mute()
 
 
 def _leave_quietly() -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
@@ -14,12 +15,15 @@ from events.errors import Misconfigured
 from gateway.wording import printable
 
 
-def whole(stream: TextIO) -> TextIO:
+def whole(stream: TextIO | None) -> TextIO:
     """The stream as one that writes all of what it is given, in any locale.
 
+    One that was closed before we began (None) takes everything and keeps nothing.
     With ``PYTHONUNBUFFERED`` Python's own makes one write(2) of a text, and loses
     what that does not take: a pipe takes less if the process is stopped in it.
     """
+    if stream is None:
+        return Path(os.devnull).open("w", encoding="utf-8")
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     # No terminal's encoding may stop a run because of a check mark.
@@ -73,11 +77,8 @@ def mute() -> None:
 
 
 def complain(line: str) -> None:
-    """Print a line on stderr, after all that went to stdout, if that takes it."""
-    try:
-        flush()
-    except Misconfigured:
-        mute()
+    """Print a line on stderr, after all that went to stdout; raises Misconfigured."""
+    flush()
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - see put
 
 

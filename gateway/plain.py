@@ -7,6 +7,7 @@ from events import catalog as e
 from events.commit import Recorded
 from events.messages import Task
 from gateway import facts, question
+from gateway.output import room
 from gateway.progress import Progress, Step
 from gateway.summary import ended
 from gateway.wording import arguments, one_line, printable, seconds, short, tokens
@@ -122,7 +123,8 @@ class PlainDisplay:
         self._planned = tasks
 
     def _line(self, line: str) -> None:
-        print(printable(line), file=self._out, flush=True)
+        with room():
+            print(printable(line), file=self._out, flush=True)
 
 
 def recorded_already(step: Step) -> str:

@@ -89,20 +89,37 @@ def test_an_interrupt_is_no_traceback(
 
 
 @pytest.mark.parametrize(
-    "command", ["config", "config --json", "ls", "show none --json"]
+    "command",
+    ["config", "config --json", "ls", "show none --json", "run script:", "--version"],
 )
 def test_stdout_that_is_full_is_no_traceback(tmp_path: Path, command: str) -> None:
     """Whatever is printed there, and in however small pieces."""
-    with Path("/dev/full").open("w") as full:
-        ended = subprocess.run(
-            [*COMMAND, *command.split()],
-            cwd=tmp_path,
-            env=environment(),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+    ended = _in_a_shell(tmp_path, 'exec "$@" > /dev/full', command)
     assert ended.returncode in {2, 5}
-    assert ended.stderr.startswith("wake: ")
-    assert ended.stderr.count("\n") == 1
+    said, *more = ended.stderr.splitlines()
+    assert said.startswith("wake: ")
+    assert all(line.startswith("wake: what is recorded is not lost") for line in more)
+
+
+@pytest.mark.parametrize("command", ["config", "config --json", "ls"])
+def test_stdout_that_is_closed_is_as_if_nobody_looked(
+    tmp_path: Path, command: str
+) -> None:
+    """As for Python: what is printed goes nowhere, and that is no failure."""
+    ended = _in_a_shell(tmp_path, 'exec "$@" >&-', command)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def _in_a_shell(
+    place: Path, script: str, command: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run ``wake`` as a shell's script says."""
+    called = ("sh", "-c", script, "sh", *COMMAND, *command.split())
+    return subprocess.run(
+        called,
+        cwd=place,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -301,6 +301,14 @@ def test_stdout_without_room_is_no_traceback(served: Path, form: str) -> None:
     assert "stdout cannot be written: No space left on device" in ended.err
 
 
+def test_that_rows_are_lost_is_said_before_that_there_are_more(served: Path) -> None:
+    """No word about the limit hides that those within it did not come out."""
+    rest = ("FROM range(3)", "--limit", "2")
+    ended = _in_a_shell(served, 'exec "$@" > /dev/full', *rest)
+    assert (ended.code, ended.err.count("\n")) == (5, 1), ended.err
+    assert "stdout cannot be written" in ended.err
+
+
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".parquet"])
 def test_a_file_without_room_is_not_there(
     served: Path, tmp_path: Path, suffix: str

@@ -151,6 +151,8 @@ def _ended() -> Iterator[None]:
 
     def end(number: int, _frame: object) -> None:
         told.append(number)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            raise KeyboardInterrupt  # a script has it in the background
         signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, end)

@@ -3,6 +3,7 @@
 Rows come as lines of JSON, each an object with the columns by their number.
 """
 
+import errno
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from projections.sqltext import in_python
 
 WHOLE = {"HUGEINT": "DECIMAL(38,0)", "UHUGEINT": "DECIMAL(38,0)", '"NULL"': "VARCHAR"}
 """Types that Parquet has not, and what loses nothing of them."""
+
+INTERRUPTED = "Query interrupted"
+"""What DuckDB makes of the KeyboardInterrupt that a signal raised while it worked."""
 
 _NOT_THERE = re.compile(r'(\bU?HUGEINT|"NULL")(?=[\[,)]|$)')
 """Such a type, also within another; what has a blank behind it is a field's name."""
@@ -38,9 +42,13 @@ def write(lines: Path, columns: Sequence[Column], target: Path) -> None:
             [str(lines)],
         )
     except duckdb.IOException as error:
-        raise OSError(f"cannot write {target}: {error}") from error
+        raise OSError(errno.EIO, str(error)) from error  # the disk: all else was tried
     except duckdb.Error as error:
         raise InvalidInput(f"this is nothing for Parquet ({error})") from error
+    except RuntimeError as error:
+        if str(error) != INTERRUPTED:
+            raise
+        raise KeyboardInterrupt from error
     finally:
         connection.close()
 

@@ -322,6 +322,17 @@ def test_a_file_without_room_is_not_there(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_parquet_without_room_is_not_there(served: Path, tmp_path: Path) -> None:
+    """Also where its rows had room on their way, and only the file has none."""
+    wide = "SELECT " + ", ".join(f"{n} AS c{n}" for n in range(200))
+    output = tmp_path / "rows.parquet"
+    small = 'ulimit -f 8; exec "$@"'
+    ended = _in_a_shell(served, small, wide, "--output", str(output))
+    assert (ended.code, ended.err.count("\n")) == (5, 1), ended.err
+    assert f"--output {output} cannot be written: " in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def _in_a_shell(place: Path, script: str, *arguments: str) -> Ended:
     """Run ``wake sql`` for many rows as a shell's script says."""
     command = ("sh", "-c", script, "sh", *COMMAND, "sql", "--limit", "9999")
@@ -350,17 +361,28 @@ def test_ctrl_c_stops_the_query(served: Path) -> None:
     assert _busy(served) == 0
 
 
+@pytest.mark.parametrize("background", [False, True])
 def test_what_is_told_to_end_leaves_nothing_half_written(
-    served: Path, tmp_path: Path
+    served: Path, tmp_path: Path, *, background: bool
 ) -> None:
-    """SIGTERM, as ``timeout`` sends it: no file, and no part of one."""
+    """SIGTERM, as ``timeout`` sends it: no file, and no part of one.
+
+    What a script starts in the background ignores SIGINT, and ends all the same.
+    """
     output = tmp_path / "rows.csv"
     flags = ("--limit", "10000000", "--timeout", "600", "--output", str(output))
-    process = start(served, "sql", "FROM range(10_000_000)", *flags)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if background else None
+    try:
+        process = start(served, "sql", "FROM range(10_000_000)", *flags)
+    finally:
+        signal.signal(signal.SIGINT, before or signal.getsignal(signal.SIGINT))
     while not any(part.stat().st_size for part in tmp_path.iterdir()):
         assert process.poll() is None
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert (process.returncode, err.count("\n")) == (143, 1), err
     assert list(tmp_path.iterdir()) == []
 

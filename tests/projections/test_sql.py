@@ -1,8 +1,12 @@
 """SQL that people write: it reads, and no more; its values are what they were."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import duckdb
@@ -326,6 +330,34 @@ async def test_parquet_has_the_types(projector: Projector, tmp_path: Path) -> No
         ).fetchone()
         assert same is not None
         assert same[0], (sql, same)
+
+
+def test_ctrl_c_ends_parquet(tmp_path: Path) -> None:
+    """As it ends everything else: DuckDB calls it a mistake at run time."""
+    lines, target = tmp_path / "lines", tmp_path / "rows.parquet"
+    lines.write_bytes(b'{"0":12345678}\n' * 3_000_000)
+    columns = [Column(name="n", type="BIGINT")]
+    with pytest.raises(KeyboardInterrupt), interrupted(target):
+        parquet.write(lines, columns, target)
+
+
+@contextmanager
+def interrupted(target: Path) -> Iterator[None]:
+    """Ctrl-C as soon as a file is there, within the block."""
+    ended = Event()
+
+    def interrupt() -> None:
+        while not target.exists() and not ended.is_set():
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = Thread(target=interrupt)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("sql", HARD)

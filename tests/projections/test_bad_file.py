@@ -147,7 +147,6 @@ from readmodels import Logs, settled
 from events.errors import Misconfigured
 from projections.projector import Projector
 from projections.rebuild import rebuild
-from projections.rebuild import rebuild
 
 model, logs = Path(sys.argv[1]), Logs.empty()
 

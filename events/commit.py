@@ -7,13 +7,14 @@ stored, and cutting, reordering or editing a history shows (``wake verify``).
 """
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
 
-from events.catalog import AnyEvent, Event
+from events.catalog import AnyEvent, Event, Purged
 from events.errors import Corrupt, InvalidInput, UnknownEvent
 from events.names import Key, Route
 
@@ -59,6 +60,11 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     blobs: tuple[Blob, ...] = ()
     chain: str = ""
 
+    @property
+    def purges(self) -> bool:
+        """Whether it is the last word of a history: that it is about to be deleted."""
+        return bool(self.events) and isinstance(self.events[-1], Purged)
+
 
 class Recorded(NamedTuple):
     """A commit and where it stands in the log."""
@@ -73,6 +79,12 @@ class Recorded(NamedTuple):
     """The ``traceparent`` it was appended under, if any: a header, out of reach of
     the chain. It serves to observe and is no part of what happened, so a history
     stays whole where traces are off or a copy has lost them."""
+
+
+def leftover(history: Sequence[Recorded]) -> bool:
+    """Whether this is the end of a history that is being deleted, oldest first."""
+    first, last = history[0].commit, history[-1].commit
+    return first.version > 1 and last.purges
 
 
 class _Head(msgspec.Struct):

@@ -21,8 +21,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from events.blobs import unpack
-from events.catalog import Purged
-from events.commit import Blob, Recorded
+from events.commit import Blob, Recorded, leftover
 from events.errors import (
     Conflict,
     Corrupt,
@@ -183,7 +182,7 @@ class Journal(ABC):
                     ]
                 except Corrupt as error:  # or it is just being deleted: look again
                     damage = error
-            if _leftover(history):
+            if history and leftover(history):
                 raise Deleted(f"{key} was deleted")
         if damage is not None:
             raise damage
@@ -274,7 +273,7 @@ class Journal(ABC):
             raise Unavailable(f"{key}: its newest commits cannot be read yet")
         if not left:
             return 0
-        if not _purged(left[-1]):
+        if not left[-1].commit.purges:
             raise NotAllowedNow(f"{key} was not purged: it may not be deleted")
         blobs = {b.sha256: b.size for r in left for b in r.commit.blobs}
         for recorded in left[:-1]:
@@ -420,15 +419,6 @@ def _check_end(key: Key, after: int, last: int | None) -> None:
 
 def _contiguous(history: Sequence[Recorded]) -> bool:
     return all(r.commit.version == n for n, r in enumerate(history, 1))
-
-
-def _purged(recorded: Recorded) -> bool:
-    return isinstance(recorded.commit.events[-1], Purged)
-
-
-def _leftover(history: Sequence[Recorded]) -> bool:
-    """Whether this is the end of a history that is being deleted."""
-    return bool(history) and history[0].commit.version > 1 and _purged(history[-1])
 
 
 def _missing(history: Sequence[Recorded]) -> str:

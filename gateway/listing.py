@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
-from events.catalog import Purged
 from events.errors import Corrupt, InvalidInput
 from events.execution import Execution
 from events.state import Failure, State, Status
@@ -71,7 +70,7 @@ async def rows_of(log: Log) -> list[Row]:
                     known.follow(recorded)
                 except Corrupt:
                     damaged.add(recorded.key)
-                if isinstance(recorded.commit.events[-1], Purged):
+                if recorded.commit.purges:
                     deleted.add(recorded.key)
     for key in damaged & deleted:  # the rest of what is just being deleted
         del found[key]

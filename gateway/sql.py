@@ -37,7 +37,6 @@ SUFFIXES: dict[str, Kind] = {
 }
 """What a file's name says of its format."""
 
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What says that it is the disk, and not the name."""
 

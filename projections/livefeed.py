@@ -20,7 +20,6 @@ from events.state import State
 from projections.feedcursor import Cursor
 from projections.hub import Frame, Hub, Subscriber
 from projections.past import Past, lines, plain, readable
-from projections.purge import is_last
 from projections.ring import MOST, Entry, Topic
 from projections.standing import Unsaid
 
@@ -183,7 +182,7 @@ class LiveFeed:
                     except Unsaid:
                         notices = await _insist(partial(self.past.notices, recorded))
                     self.hub.commit(recorded.position, notices)
-                    if is_last(recorded.commit):
+                    if recorded.commit.purges:
                         self.hub.ring.forget(recorded.key)
                 # What could not be read has been passed, too.
                 self.hub.pass_commit(run[-1].position)

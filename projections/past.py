@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from events.commit import Recorded, unseal
+from events.commit import Recorded, leftover, unseal
 from events.errors import Corrupt, InvalidInput, Unavailable, UnknownEvent
 from events.execution import Execution
 from events.logbook import Stored, decode_line
@@ -32,7 +32,6 @@ from projections.notices import (
     of_events,
     of_line,
 )
-from projections.purge import is_last
 from projections.ring import Topic
 from projections.standing import said, standing
 
@@ -210,14 +209,9 @@ class Past:
 def _folded(key: Key, raws: Sequence[Raw], upto: int) -> State | None:
     history = sorted(map(decoded, raws), key=lambda r: r.commit.version)
     known = [one for one in history if one.position <= upto]
-    if not known or _leftover(history):
+    if not known or leftover(history):
         return None
     return Execution.fold(key, known).state
-
-
-def _leftover(history: Sequence[Recorded]) -> bool:
-    """Whether this is the end of a history that is being deleted."""
-    return history[0].commit.version > 1 and is_last(history[-1].commit)
 
 
 def plain(recorded: Recorded) -> list[Numbered]:

@@ -21,7 +21,6 @@ from pathlib import Path
 import msgspec
 
 from events import inheritance
-from events.catalog import Purged
 from events.commit import Blob, Recorded, unseal
 from events.errors import (
     Deleted,
@@ -109,7 +108,7 @@ class Janitor:
         async with aclosing(followed) as runs:
             async for run in runs:
                 for recorded in run:
-                    if recorded.commit.at <= before or _is_purge(recorded):
+                    if recorded.commit.at <= before or recorded.commit.purges:
                         yield recorded
 
     async def _see_to(
@@ -212,7 +211,7 @@ class Janitor:
         """Archive it if that is asked, as it was before it was to be deleted."""
         if self._archive is None:
             return None
-        lasting = history[:-1] if _is_purge(history[-1]) else history
+        lasting = history[:-1] if history[-1].commit.purges else history
         contents = await self._journal.contents(lasting[0].key, _blobs(lasting))
         return await asyncio.to_thread(self._archive.keep, lasting, contents)
 
@@ -264,10 +263,6 @@ def _may_go(state: State, before: datetime) -> bool:
 def _has_own(state: State) -> bool:
     """Whether it had a directory of its own: none that was named, nor its parent's."""
     return state.workspace is None and not (state.parent and state.parent.root)
-
-
-def _is_purge(recorded: Recorded) -> bool:
-    return isinstance(recorded.commit.events[-1], Purged)
 
 
 def _left(key: Key, problem: str) -> Swept:

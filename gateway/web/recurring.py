@@ -5,13 +5,13 @@ from typing import Any
 
 import msgspec
 
-from events.errors import InvalidInput, NotFound
+from events.errors import NotFound
 from events.names import Key
 from gateway.web import portraits, shapes
 from gateway.web.desk import Unanswered
 from gateway.web.finding import is_id
 from gateway.web.operation import Call, Result
-from gateway.web.steering import command_id, idempotency_key, start_body
+from gateway.web.steering import command_id, idempotency_key, named_in_body, start_body
 
 
 def _nothing(name: str) -> NotFound:
@@ -42,10 +42,8 @@ async def add(call: Call) -> Result:
     rest.pop("name")
     body = {name: value for name, value in rest.items() if value}
     body["start"] = start_body(asked.start)
-    try:
+    with named_in_body():
         return await _ask(call, asked.name, "schedule", body, _said(asked), status=201)
-    except NotFound as error:  # of the agent type, or what else the start names
-        raise InvalidInput(str(error)) from error
 
 
 def change(verb: str) -> Callable[[Call], Awaitable[Result]]:

@@ -1,6 +1,7 @@
 """Starting executions, and what people ask of those there are."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -36,15 +37,22 @@ async def start(call: Call) -> Result:
         body["idempotency_key"] = key
     execution = _execution(call.who.user, asked, key) if key else new_id(utc_now())
     sent = Key(call.who.user, r.NEW if key else execution)
-    try:
+    with named_in_body():
         # Each has an id of its own, or an answer to one could pass for another's.
         result = await _ask(call, sent, "start", body, None, execution)
-    except NotFound as error:  # of the agent type, or what else the body names
-        raise InvalidInput(str(error)) from error
     status = 201 if result.status == 200 else result.status  # noqa: PLR2004 - HTTP's
     headers = dict(result.headers)
     headers["Location"] = f"/api/agents/{result.payload.id}"
     return Result(payload=result.payload, status=status, headers=headers)
+
+
+@contextmanager
+def named_in_body() -> Iterator[None]:
+    """Tell what a body names and is not there, an agent type, as invalid input."""
+    try:
+        yield
+    except NotFound as error:
+        raise InvalidInput(str(error)) from error
 
 
 def start_body(asked: shapes.Start) -> dict[str, Any]:

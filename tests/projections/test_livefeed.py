@@ -31,7 +31,6 @@ from projections.feedcursor import BEGINNING, WHOLE, Cursor
 from projections.livefeed import AT_A_TIME, LiveFeed
 from projections.notices import KINDS, Kind
 from projections.past import AT_ONCE
-from projections.purge import is_last
 
 if TYPE_CHECKING:
     from projections.ring import Topic
@@ -59,7 +58,7 @@ def commits(chance: Random, *keys: Key, moves: int = 30) -> list[Recorded]:
         [
             recorded
             for recorded in lifelike(chance, key, moves).log
-            if not is_last(recorded.commit)
+            if not recorded.commit.purges
         ]
         for key in keys
     ]
